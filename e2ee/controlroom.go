@@ -49,6 +49,10 @@ func ControlEventOf(user id.UserID, dev id.DeviceID, txn string) id.EventID {
 // ControlText returns a message of the proxy's.
 func ControlText(body string) json.RawMessage { return controlroom.Text(body) }
 
+// Arrivals returns a context that is done when something for the device's client arrives. It is
+// taken before one looks for what is there.
+func (d *Device) Arrivals() context.Context { return d.clientState.arrivals() }
+
 // ControlRoom returns the account's control room as the device is shown it.
 func (d *Device) ControlRoom() ControlRoom { return d.acct.control.Of(d.core) }
 

@@ -1,6 +1,14 @@
 package interceptors
 
 import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"maunium.net/go/mautrix/id"
+
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors/internal/exchange"
 )
@@ -10,8 +18,87 @@ type noRoom struct{ exchange.ControlRoom }
 
 func (noRoom) On() bool { return false }
 
+func (noRoom) View(context.Context) (*e2ee.ControlView, error) { return nil, e2ee.ErrNoControlRoom }
+
 func (*fakeDevice) ControlRoom() exchange.ControlRoom { return noRoom{} }
-func (*readDevice) ControlRoom() exchange.ControlRoom { return noRoom{} }
+func (d *readDevice) ControlRoom() exchange.ControlRoom {
+	if d.room != nil {
+		return d.room
+	}
+	return noRoom{}
+}
 
 func (*fakeDevice) RestoreStatus() *e2ee.RestoreStatus { return nil }
 func (*readDevice) RestoreStatus() *e2ee.RestoreStatus { return nil }
+
+// streamRoom is a control room with lines, each by who said it: "me" or "proxy", then its time.
+type streamRoom struct {
+	exchange.ControlRoom
+	view  *e2ee.ControlView
+	given [][2]int64
+	last  map[string]int64 // how much of it each token has
+}
+
+func newStreamRoom(user id.UserID, lines ...string) *streamRoom {
+	r := &streamRoom{view: &e2ee.ControlView{User: user, Device: "DEV", Room: &e2ee.ControlRecord{Opened: 1}}, last: map[string]int64{}}
+	for _, line := range lines {
+		who, at, _ := strings.Cut(line, "@")
+		ms, _ := strconv.ParseInt(at, 10, 64)
+		r.says(who, ms)
+	}
+	return r
+}
+
+func (r *streamRoom) says(who string, at int64) {
+	r.view.Last++
+	n := r.view.Last
+	r.view.Lines = append(r.view.Lines, e2ee.ControlLine{
+		Seq: n, ID: id.EventID(fmt.Sprintf("$c%d:e2ee-proxy.invalid", n)), At: at, Mine: who == "me", Type: "m.room.message", Content: e2ee.ControlText(fmt.Sprint("said ", n)),
+	})
+}
+
+func (*streamRoom) On() bool { return true }
+
+func (r *streamRoom) Given() e2ee.ControlGiven { return e2ee.ControlGiven{} }
+
+func (r *streamRoom) Said(context.Context, e2ee.ControlLine) (bool, error) { return false, nil }
+
+func (r *streamRoom) Redact(context.Context, id.EventID, id.EventID, string) (bool, error) {
+	return true, nil
+}
+
+func (r *streamRoom) Leave(context.Context) error { return nil }
+
+func (r *streamRoom) Join(context.Context) error { return nil }
+
+func (r *streamRoom) MarkRead(context.Context, id.EventID) error { return nil }
+
+func (r *streamRoom) SetData(context.Context, string, json.RawMessage) error { return nil }
+
+func (r *streamRoom) View(context.Context) (*e2ee.ControlView, error) { return r.view, nil }
+
+func (r *streamRoom) Give(from, to int64) { r.given = append(r.given, [2]int64{from, to}) }
+
+func (r *streamRoom) Waiting(_ context.Context, token string) (bool, error) {
+	return r.last[token] < r.view.Last, nil
+}
+
+func (r *streamRoom) Stream(_ context.Context, token, next string) (*e2ee.ControlUpdate, string, error) {
+	have := r.last[token]
+	if have == r.view.Last {
+		r.last[next] = have
+		return nil, next, nil
+	}
+	if next == e2ee.PlainToken(token) {
+		next = fmt.Sprintf("%s.e2ee-proxy.%d", next, len(r.last))
+	}
+	r.last[next] = r.view.Last
+	u := &e2ee.ControlUpdate{View: r.view, Whole: token == ""}
+	if u.Whole {
+		u.State = r.view.State()
+	}
+	for i := range r.view.Lines[have:] {
+		u.Timeline = append(u.Timeline, r.view.Event(&r.view.Lines[have+int64(i)]))
+	}
+	return u, next, nil
+}

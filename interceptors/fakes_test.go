@@ -275,6 +275,8 @@ func (d *fakeDevice) NotificationsListed(_ context.Context, events []id.EventID)
 	return nil
 }
 
+func (d *fakeDevice) Arrivals() context.Context { return context.Background() }
+
 func (d *fakeDevice) BeginSync(context.Context, string) (ClientSync, error) {
 	return nil, errors.New("not here")
 }

@@ -7,6 +7,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/interceptors/apierr"
 	"e2ee-proxy/interceptors/internal/engineerr"
 	"e2ee-proxy/interceptors/internal/exchange"
 	"e2ee-proxy/internal/strictjson"
@@ -45,6 +46,9 @@ func membershipOfOther(membership string) Handler {
 			return err
 		}
 		user := body.TextOrEmpty("user_id") // an invitation by e-mail has none yet
+		if e2ee.IsNoticeName(user) {
+			return apierr.Forbidden("This is the proxy itself, which can be in no room but yours with it.").WithHint("Write to it in that room.")
+		}
 		if done, err := membershipIs(x, room, user, membership); done || err != nil {
 			if err == nil {
 				err = noteMembership(context.WithoutCancel(x.Request.Context()), dev, room, id.UserID(user), membership)

@@ -23,7 +23,7 @@ import (
 // one that has none is left out.
 //
 // What notifies only by its clear event, the homeserver does not list: see
-// notifications_missed.go.
+// notifications_missed.go. Nor has it the control room: see notifications_control.go.
 //
 // Upstream: only is left out and applied here, and as many pages are asked for as that takes,
 // up to a bound. Then the answer may be empty, and have a token.
@@ -73,7 +73,9 @@ func (n *notifications) serve(x *Exchange) error {
 		if err != nil {
 			return err
 		}
-		page, err := merge.chosen(answer.List("notifications"), highlights, limit-len(found))
+		listed := answer.List("notifications")
+		merge.put(listed)
+		page, err := merge.chosen(listed, highlights, limit-len(found))
 		if err != nil {
 			return err
 		}

@@ -92,6 +92,10 @@ type missedMerge struct {
 	missed []e2ee.MissedNotification
 	// asked are those of ours about which the homeserver was asked.
 	asked map[string]bool
+	// said is what the proxy has said in the control room, and kept are the notifications of it, by
+	// what stands in their places.
+	said map[id.EventID]json.RawMessage
+	kept map[string]json.RawMessage
 }
 
 func (n *notifications) merge(x *Exchange, dev Device) (*missedMerge, error) {
@@ -99,7 +103,8 @@ func (n *notifications) merge(x *Exchange, dev Device) (*missedMerge, error) {
 	if err != nil {
 		return nil, engineerr.For(fmt.Errorf("list notifications: %w", err))
 	}
-	return &missedMerge{notifications: n, x: x, dev: dev, missed: missed, asked: make(map[string]bool)}, nil
+	m := &missedMerge{notifications: n, x: x, dev: dev, missed: missed, asked: make(map[string]bool), kept: make(map[string]json.RawMessage)}
+	return m, m.addControl()
 }
 
 // homeserverPage is a page of the homeserver.
@@ -226,7 +231,7 @@ func (m *missedMerge) listed(place notificationPlace, theirs homeserverPage) err
 	var gone []id.EventID
 	for _, one := range theirs.items {
 		event := eventOf(one)
-		if slices.ContainsFunc(behind, func(m e2ee.MissedNotification) bool { return m.Event == event }) {
+		if slices.ContainsFunc(behind, func(m e2ee.MissedNotification) bool { return m.Event == event && !e2ee.IsControlRoom(string(m.RoomID)) }) {
 			gone = append(gone, event)
 		}
 	}
@@ -298,9 +303,13 @@ func (m *missedMerge) written(theirs homeserverPage, p mergedPage) (*http.Respon
 			list = append(list, one.theirs.Encode())
 		case events[i] != nil:
 			// The actions are those of the clear event, which are found out later.
-			list = append(list, strictjson.Object{}.Set("actions", json.RawMessage(`["notify"]`)).Set("event", events[i]).
+			entry := strictjson.Object{}.Set("actions", json.RawMessage(`["notify"]`)).Set("event", events[i]).
 				Set("read", json.RawMessage(strconv.FormatBool(one.ours.Read))).Set("room_id", strictjson.Quote(string(one.ours.RoomID))).
-				Set("ts", json.RawMessage(strconv.FormatInt(one.ours.At, 10))).Encode())
+				Set("ts", json.RawMessage(strconv.FormatInt(one.ours.At, 10))).Encode()
+			if m.said[one.ours.Event] != nil {
+				entry = m.keep(entry)
+			}
+			list = append(list, entry)
 		}
 	}
 	raw, err := json.Marshal(list)
@@ -332,6 +341,9 @@ func (m *missedMerge) events(list []mergedOne) ([]json.RawMessage, error) {
 			continue
 		}
 		m.asked[string(one.ours.Event)] = true
+		if events[i] = m.said[one.ours.Event]; events[i] != nil {
+			continue
+		}
 		group.Go(func() (err error) {
 			events[i], err = m.event(ctx, one.ours)
 			return err

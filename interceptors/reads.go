@@ -53,6 +53,10 @@ func (r *reader) handlers() map[string]Handler {
 	for name, shape := range readShapes() {
 		all[name] = (&read{reader: r, name: name, shape: shape, rewriter: rewrite.New(shape, r.opt.rewriting())}).serve
 	}
+	for _, name := range [...]string{Events, InitialSync} {
+		shape := streamShape(name)
+		all[name] = (&streamed{&read{reader: r, name: name, shape: shape, rewriter: rewrite.New(shape, r.opt.rewriting())}, all[name]}).serve
+	}
 	all[Notifications] = (&notifications{&read{reader: r, shape: readShapes()[Notifications], rewriter: rewrite.New(readShapes()[Notifications], r.opt.rewriting())}}).serve
 	all[StateGet] = (&stateEvents{all[StateGet], r.opt.ShowEncryptionState}).get
 	return all

@@ -16,6 +16,7 @@ import (
 
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors/apierr"
+	"e2ee-proxy/interceptors/internal/exchange"
 	"e2ee-proxy/interceptors/internal/rewrite"
 )
 
@@ -26,6 +27,7 @@ import (
 type readDevice struct {
 	*fakeDevice
 	unheard bool
+	room    exchange.ControlRoom // nil: there is none
 
 	mu    sync.Mutex
 	asked []id.RoomID

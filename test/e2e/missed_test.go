@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -25,7 +26,8 @@ func (c *curl) listed(query string) (texts []string) {
 		var answer struct {
 			Next          string `json:"next_token"`
 			Notifications []struct {
-				Read  bool `json:"read"`
+				Read  bool   `json:"read"`
+				Room  string `json:"room_id"`
 				Event struct {
 					Content struct {
 						Body string `json:"body"`
@@ -36,7 +38,7 @@ func (c *curl) listed(query string) (texts []string) {
 		c.call(http.MethodGet, "/_matrix/client/v3/notifications?"+query+from, nil, &answer)
 		for _, n := range answer.Notifications {
 			switch body := n.Event.Content.Body; {
-			case body == "": // an invitation
+			case body == "", strings.HasSuffix(n.Room, ownServer): // an invitation; the control room
 			case n.Read:
 				texts = append(texts, body+" (read)")
 			default:

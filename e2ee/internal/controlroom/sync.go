@@ -89,6 +89,17 @@ func (a *Account) Sync(ctx context.Context, dev *core.Device, token, next string
 	return a.update(&View{room, a.User, dev.ID}, have), at, nil
 }
 
+// Waiting reports whether there is something new for a client that comes with a token.
+func (h Handle) Waiting(ctx context.Context, token string) (bool, error) {
+	return h.a.Waiting(ctx, h.dev, token)
+}
+
+// Stream says what is new of the room for a client that comes with a token, beside its syncs: in an
+// answer of the homeserver's that ends with next. See [Account.Sync].
+func (h Handle) Stream(ctx context.Context, token, next string) (*Update, string, error) {
+	return h.a.Sync(ctx, h.dev, token, next, false)
+}
+
 // update says what a client that has a state of the room is told; nil when nothing is.
 func (a *Account) update(v *View, have Mark) *Update {
 	now := v.mark()

@@ -2,6 +2,7 @@ package controlroom
 
 import (
 	"encoding/json"
+	"maps"
 	"net/url"
 	"slices"
 	"strconv"
@@ -207,20 +208,39 @@ func (c *call) members() []json.RawMessage {
 }
 
 func (c *call) initialSync() error {
-	all := c.view.History()
-	limit := number(c.Request.URL.Query(), "limit", defaultPage, maxPage)
-	first := max(len(all)-limit, 0)
-	page := chunk{Chunk: []json.RawMessage{}, End: TokenOf(c.view.Last + 1)}
+	answer, from, to, err := InitialSync(c.view, c.Request.URL.Query())
+	if err != nil {
+		return err
+	}
+	if err := c.WriteJSON(answer); err != nil {
+		return err
+	}
+	c.room.Give(from, to)
+	return nil
+}
+
+// InitialSync returns the room as the old initialSync has it, for a query, and the numbers of the
+// first and the last message in it; 0 when there is none.
+func InitialSync(v *e2ee.ControlView, query url.Values) (room json.RawMessage, from, to int64, err error) {
+	all := v.History()
+	all = all[max(len(all)-number(query, "limit", defaultPage, maxPage), 0):]
+	page := chunk{Chunk: []json.RawMessage{}, End: TokenOf(v.Last + 1)}
 	page.Start = page.End
-	if first < len(all) {
-		page.Start = TokenOf(all[first].Seq)
+	if len(all) > 0 {
+		from, to = all[0].Seq, all[len(all)-1].Seq
+		page.Start = TokenOf(from)
 	}
-	for i := first; i < len(all); i++ {
-		page.Chunk = append(page.Chunk, c.view.Event(&all[i]))
+	for i := range all {
+		page.Chunk = append(page.Chunk, v.Event(&all[i]))
 	}
-	return c.give(map[string]any{
-		"room_id": c.view.ID(), "membership": "join", "visibility": "private", "messages": page, "state": c.view.State(), "account_data": []any{},
-	}, all[first:])
+	data := []any{}
+	for _, typ := range slices.Sorted(maps.Keys(v.Data)) {
+		data = append(data, map[string]any{"type": typ, "content": v.Data[typ]})
+	}
+	room, err = json.Marshal(map[string]any{
+		"room_id": v.ID(), "membership": "join", "visibility": "private", "messages": page, "state": v.State(), "account_data": data,
+	})
+	return room, from, to, err //nolint:wrapcheck // what is marshalled is JSON already
 }
 
 func (c *call) summary() map[string]any {

@@ -76,6 +76,8 @@ func (r *Rooms) Serve(x *exchange.Exchange) error {
 		what = "/join"
 	case strings.Contains(p, "summary"):
 		what = "/summary"
+	case strings.Contains(p, "/pushrules/") && x.Request.Method != http.MethodPut:
+		return apierr.NotFound("There is no such rule.")
 	case strings.Contains(p, "/pushrules/"):
 		return apierr.Forbidden("This room has no rules of its own for notifications.").WithHint("Leave it if you do not want it: it comes back when there is something that you must know.")
 	}
@@ -93,6 +95,9 @@ func (r *Rooms) begin(x *exchange.Exchange) (*call, error) {
 	}
 	if name := RoomParam(x); name != string(e2ee.ControlRoomOf(x.Identity.UserID)) {
 		return nil, notHere()
+	}
+	if user := x.Endpoint.Params["userId"]; user != "" && user != string(x.Identity.UserID) {
+		return nil, apierr.Forbidden("You can do this only for yourself.")
 	}
 	c := &call{Exchange: x, dev: dev, room: dev.ControlRoom()}
 	if c.view, err = c.room.View(x.Request.Context()); err != nil {

@@ -21,6 +21,8 @@ const commandTime = 2 * time.Minute
 func (r *Rooms) write(c *call, what string) error {
 	ctx, params := c.Request.Context(), c.Endpoint.Params
 	switch p := c.Endpoint.Pattern; {
+	case c.view.Left && (strings.HasPrefix(what, "/send/") || strings.HasPrefix(what, "/redact/")):
+		return clientError(e2ee.ErrControlRoomLeft)
 	case strings.HasPrefix(what, "/send/"):
 		return r.send(c)
 	case strings.HasPrefix(what, "/redact/"):

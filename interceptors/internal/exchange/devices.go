@@ -132,6 +132,9 @@ type Device interface {
 	// first, and NotificationsListed forgets those that it lists after all.
 	MissedNotifications(ctx context.Context) ([]e2ee.MissedNotification, error)
 	NotificationsListed(ctx context.Context, events []id.EventID) error
+	// Arrivals returns a context that is done when something for the client arrives; it is taken
+	// before one looks for what is there.
+	Arrivals() context.Context
 	// BeginSync is called before the client's sync goes upstream with since.
 	BeginSync(ctx context.Context, since string) (ClientSync, error)
 	// Files returns the encrypted files of the device's account.
@@ -150,6 +153,11 @@ type Device interface {
 type ControlRoom interface {
 	On() bool
 	View(ctx context.Context) (*e2ee.ControlView, error)
+	// Waiting reports whether there is something new for a client that comes with a token. Stream
+	// says what, in an answer of the homeserver's that ends with next; nil when nothing is. It
+	// returns the token that the client's answer ends with.
+	Waiting(ctx context.Context, token string) (bool, error)
+	Stream(ctx context.Context, token, next string) (*e2ee.ControlUpdate, string, error)
 	// Said records what the user wrote, by its ID; fresh is false if it is known already.
 	Said(ctx context.Context, l e2ee.ControlLine) (fresh bool, err error)
 	// Tell says something to the user, and Change changes it. TellOnce is Tell for a secret,

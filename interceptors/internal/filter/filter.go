@@ -10,6 +10,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee"
 	"e2ee-proxy/internal/strictjson"
 )
 
@@ -25,6 +26,7 @@ import (
 //     of another sender may encrypt a room. An initial sync keeps rooms and not_rooms, and
 //     does not ask for all members: the proxy closes the gap before it by itself, and the
 //     client shall not wait for what it did not ask for.
+//   - The names of control rooms are left out upstream.
 //   - event_fields are left out upstream and applied by the proxy, which always keeps its
 //     annotation. event_format is always "client": an event in federation format carries
 //     hashes and signatures that a clear event cannot have.
@@ -248,6 +250,16 @@ func widenRoom(o *strictjson.Object, initial bool) (changed bool, err error) {
 	if !initial {
 		changed = drop(o, "rooms", "not_rooms")
 	}
+	if changed, err = hideOwn(o, changed); err != nil {
+		return false, err
+	}
+	for _, name := range [...]string{"ephemeral", "account_data"} {
+		did, err := change(o, name, func(part *strictjson.Object) (bool, error) { return hideOwn(part, false) })
+		if err != nil {
+			return false, err
+		}
+		changed = changed || did
+	}
 	for name, needed := range map[string][]string{"timeline": neededTimeline, "state": neededState} {
 		if initial { // without m.room.member, which is the last
 			needed = needed[:len(needed)-1]
@@ -258,12 +270,31 @@ func widenRoom(o *strictjson.Object, initial bool) (changed bool, err error) {
 			if !initial {
 				did = drop(part, "rooms", "not_rooms") || did
 			}
-			return did, err
+			if err != nil {
+				return false, err
+			}
+			return hideOwn(part, did)
 		})
 		if err != nil {
 			return false, err
 		}
 		changed = changed || did
+	}
+	return changed, nil
+}
+
+// hideOwn takes the names of control rooms out of the lists of rooms: the homeserver has no such rooms.
+func hideOwn(o *strictjson.Object, changed bool) (bool, error) {
+	for _, name := range [...]string{"rooms", "not_rooms"} {
+		list := o.Texts(name)
+		kept := slices.DeleteFunc(slices.Clone(list), e2ee.IsControlRoom)
+		if len(kept) == len(list) {
+			continue
+		}
+		changed = true
+		if err := setList(o, name, append([]string{}, kept...)); err != nil {
+			return false, err
+		}
 	}
 	return changed, nil
 }

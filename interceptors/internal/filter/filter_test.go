@@ -19,6 +19,11 @@ func TestFilterIsWidened(t *testing.T) {
 			`{"room":{"timeline":{"limit":5,"types":["m.room.message","m.room.encrypted","m.room.encryption","m.room.history_visibility"]}}}`,
 		},
 		{
+			"the control room", `{"room":{"rooms":["!c:e2ee-proxy.invalid"],"timeline":{"not_rooms":["!a:hs","!c:e2ee-proxy.invalid"]},"ephemeral":{"rooms":["!c:e2ee-proxy.invalid"]},"account_data":{"rooms":["!a:hs"]}}}`,
+			`{"room":{"account_data":{"rooms":["!a:hs"]},"ephemeral":{"rooms":[]},"timeline":{}}}`,
+			`{"room":{"account_data":{"rooms":["!a:hs"]},"ephemeral":{"rooms":[]},"rooms":[],"timeline":{"not_rooms":["!a:hs"]}}}`,
+		},
+		{
 			"patterns that let some pass", `{"room":{"timeline":{"types":["m.room.*"]},"state":{"types":["m.room.e*","m.room.member"]}}}`,
 			`{"room":{"state":{"types":["m.room.e*","m.room.member","m.room.encryption","m.room.history_visibility"]},"timeline":{"types":["m.room.*","m.room.encrypted","m.room.encryption","m.room.history_visibility","m.room.member"]}}}`,
 			`{"room":{"state":{"types":["m.room.e*","m.room.member","m.room.encryption","m.room.history_visibility"]},"timeline":{"types":["m.room.*","m.room.encrypted","m.room.encryption","m.room.history_visibility"]}}}`,

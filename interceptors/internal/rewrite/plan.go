@@ -258,8 +258,13 @@ type Found struct {
 func (f *Found) Remove() error { return f.scan.drop(f.Value) }
 
 // Extend lets [Output.Added] put members at the end of an object.
-func (f *Found) Extend(tag int) error {
-	if f.Kind != '{' {
+func (f *Found) Extend(tag int) error { return f.extend('{', tag) }
+
+// ExtendArray lets it put elements at the end of a list of anything but events.
+func (f *Found) ExtendArray(tag int) error { return f.extend('[', tag) }
+
+func (f *Found) extend(kind byte, tag int) error {
+	if f.Kind != kind {
 		return nil
 	}
 	var flags uint64

@@ -26,6 +26,9 @@ const maxRooms = 1000
 // planMemory is how much of a plan is held in memory, in bytes.
 const planMemory = 256 << 10
 
+// errForged is about an answer with a room of a name that only the proxy may use.
+var errForged = errors.New("a room of the proxy's")
+
 // scan is one first pass.
 type scan struct {
 	*Body
@@ -53,6 +56,7 @@ type scan struct {
 	inEntry   bool
 	unwanted  bool // the client's filter leaves the entry out
 	hasMarks  bool // the entry has marks
+	forged    bool // the entry has a name that only the proxy may use
 	seen      map[id.RoomID]bool
 
 	// What hooks were given last, so that nothing is made for each event.
@@ -113,6 +117,7 @@ func (s *scan) visit(v *jsonscan.Value) error {
 		}
 	case anEntryRoom:
 		s.entryRoom = append(s.entryRoom[:0], textOf(v.Kind, v.Raw)...)
+		s.forged = s.forged || e2ee.IsNoticeName(string(s.entryRoom)) // also if another one follows
 	case anEntry:
 		return s.leaveEntry(v)
 	case aMember:
@@ -168,8 +173,11 @@ func (s *scan) leaveEntry(v *jsonscan.Value) error {
 	if s.hasMarks {
 		s.marks = append(s.marks, room)
 	}
-	unwanted := s.unwanted || !s.hasMarks && e2ee.IsNoticeName(string(room))
-	s.inEntry, s.unwanted, s.hasMarks, s.entryRoom = false, false, false, s.entryRoom[:0]
+	if s.forged && s.hasMarks { // it is too late to leave it out, and no homeserver has such a room
+		return Unreadable(errForged)
+	}
+	unwanted := s.unwanted || s.forged
+	s.inEntry, s.unwanted, s.forged, s.hasMarks, s.entryRoom = false, false, false, false, s.entryRoom[:0]
 	if unwanted {
 		if err := s.drop(v); err != nil {
 			return err
