@@ -295,6 +295,10 @@ func (h *homeserver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_ = json.Unmarshal(body, &asked)
 		user := id.UserID(asked.Identifier.User)
 		if asked.Type == "m.login.token" {
+			if asked.Token == "used" {
+				say(403, map[string]string{"errcode": "M_FORBIDDEN", "error": "Invalid login token"})
+				return
+			}
 			user = id.UserID(strings.TrimPrefix(asked.Token, "sso-"))
 		} else if asked.Password != "wonderland" {
 			say(403, map[string]string{"errcode": "M_FORBIDDEN", "error": "no"})

@@ -378,3 +378,15 @@ func TestSingleSignOnOfAnotherBrowser(t *testing.T) {
 	// The word counts once: the cookie is gone with the first answer.
 	r.wantText(r.do(req.Clone(t.Context())), 403, "not begun in this browser")
 }
+
+// The homeserver does not take the word with which somebody comes back. What the page says is about
+// that, and not about a password.
+func TestSingleSignOnTwice(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	got := r.sso("used", nil)
+	r.wantText(got, 403, "used before, or took too long")
+	if strings.Contains(got.Body, "does not accept this user name") {
+		t.Errorf("the page says %s", got.Body)
+	}
+}

@@ -19,13 +19,19 @@ var synapseLogging string
 // time on a machine.
 func Synapse(t testproc.TB) *Homeserver {
 	t.Helper()
+	return SynapseWith(t, "")
+}
+
+// SynapseWith is Synapse with further settings. In them {{.Port}} is where it listens.
+func SynapseWith(t testproc.TB, settings string) *Homeserver {
+	t.Helper()
 	python, err := testproc.Python(t.Context())
 	if err != nil {
 		testproc.Missing(t, "Synapse", err)
 	}
 	dir := t.TempDir()
 	h, err := launch(t, "synapse", func(port int) (func() *exec.Cmd, error) {
-		return configureSynapse(dir, python, port)
+		return configureSynapse(dir, python, port, settings)
 	})
 	if err != nil {
 		t.Fatalf("start Synapse: %v", err)
@@ -33,9 +39,9 @@ func Synapse(t testproc.TB) *Homeserver {
 	return h
 }
 
-func configureSynapse(dir, python string, port int) (func() *exec.Cmd, error) {
+func configureSynapse(dir, python string, port int, settings string) (func() *exec.Cmd, error) {
 	config := filepath.Join(dir, "homeserver.yaml")
-	if err := writeTemplate(config, synapseConfig, map[string]any{
+	if err := writeTemplate(config, synapseConfig+settings, map[string]any{
 		"Dir": dir, "ServerName": ServerName, "Secret": sharedSecret, "Port": port,
 	}); err != nil {
 		return nil, err

@@ -198,6 +198,9 @@ func (g *Gate) call(ctx context.Context, r *http.Request, method, path string, t
 	return nil
 }
 
+// errNotAccepted means that the homeserver does not take what was shown to it.
+var errNotAccepted = errors.New("the homeserver does not accept it")
+
 // refusal says for a person what the homeserver refuses.
 func refusal(resp *http.Response, answer []byte) error {
 	var said struct {
@@ -209,7 +212,7 @@ func refusal(resp *http.Response, answer []byte) error {
 	}
 	switch said.Code {
 	case apierr.CodeForbidden:
-		return apierr.Forbidden("The homeserver does not accept this user name and password.").WithHint("Look at both and try again.")
+		return apierr.Forbidden("The homeserver does not accept this user name and password.").WithHint("Look at both and try again.").Because(errNotAccepted)
 	case apierr.CodeUnknownToken, apierr.CodeMissingToken:
 		return apierr.Forbidden("The homeserver does not know this, or not any more.").WithHint("Try again with a new one.")
 	case apierr.CodeLimitExceeded:

@@ -3,6 +3,7 @@ package gate
 import (
 	"context"
 	"crypto/hmac"
+	"errors"
 	"net/http"
 	"net/url"
 	"time"
@@ -49,5 +50,9 @@ func (g *Gate) EndSSO(ctx context.Context, w http.ResponseWriter, r *http.Reques
 	if word == "" {
 		return "", apierr.Forbidden("The homeserver did not sign you in.").WithHint("Begin again.")
 	}
-	return g.login(ctx, r, map[string]any{"type": "m.login.token", "token": word})
+	who, err := g.login(ctx, r, map[string]any{"type": "m.login.token", "token": word})
+	if errors.Is(err, errNotAccepted) {
+		return "", apierr.Forbidden("This sign-in was used before, or took too long.").WithHint("Begin again.").Because(err)
+	}
+	return who, err
 }
