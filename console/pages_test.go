@@ -287,7 +287,7 @@ func TestVerificationByForms(t *testing.T) {
 		t.Fatalf("%d %s", g.Status, text(g.Body))
 	}
 	g = r.get(at)
-	r.wantText(g, 200, "Waiting for the other side", "Cancel the verification", "Look again")
+	r.wantText(g, 200, "Waiting for the other side", "show the request now", "more minutes", "Cancel the verification", "Look again")
 	if !strings.Contains(g.Body, `http-equiv="refresh"`) {
 		t.Error("without script it is never looked again")
 	}
@@ -405,7 +405,7 @@ func TestAdministrators(t *testing.T) {
 	r.admins = []id.UserID{alice}
 	r.signIn("alice")
 	r.wantText(r.get("/admin"), 200, "@bot:hs", "With a digital identity 1", "written into the audit log")
-	r.wantText(r.get("/admin/warnings"), 200, "identity_changed")
+	r.wantText(r.get("/admin/warnings"), 200, "Identity was reset")
 	r.wantText(r.get("/admin/exceptions"), 200, "TEST of @bob:hs", "2 November 2026, 10:00 UTC, with A1")
 	r.wantText(r.get("/admin/rollout"), 200, "Devices that would not get messages 3", "no-guests")
 	r.wantText(r.get("/admin/accounts/@alice:hs"), 200, "PHONE", "End all sessions of @alice:hs")

@@ -100,7 +100,7 @@ func functions() template.FuncMap {
 		"deref": func(b *bool) bool { return *b },
 		"at":    func(t *time.Time) time.Time { return *t },
 
-		"ownState": ownState,
+		"ownState": ownState, "warningName": warningName,
 	}
 }
 
@@ -130,6 +130,27 @@ func ownState(state string) string {
 		return "none"
 	}
 	return "set up"
+}
+
+// warningName says in a few words what a warning is about; its whole text is for its account only.
+func warningName(code string) string {
+	switch code {
+	case "identity_changed":
+		return "Identity was reset"
+	case "verification_lost":
+		return "Verified identity was reset"
+	case "own_identity_changed":
+		return "Own identity was reset"
+	case "device_not_signed":
+		return "Device not confirmed"
+	case "backup_broken":
+		return "History not saved"
+	case "secret_storage_missing":
+		return "No recovery"
+	case "verification_requested":
+		return "Somebody wants to verify"
+	}
+	return code
 }
 
 // group writes a key in groups of four, as people compare them.
