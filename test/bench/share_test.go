@@ -239,8 +239,8 @@ func TestShareInFewRequests(t *testing.T) {
 	}
 }
 
-// Who was given a room key, the Olm sessions that carry it, and the messages with it are
-// one write: when the last of them is refused, none of the others is there.
+// A new room key, who was given it, the Olm sessions that carry it, and the messages with it
+// are one write: when the last of them is refused, none of the others is there.
 func TestShareIsOneWrite(t *testing.T) {
 	r := newBigRoom(t)
 	d := r.writer()
@@ -261,13 +261,16 @@ func TestShareIsOneWrite(t *testing.T) {
 		}
 	}
 	sessions := count("olm_sessions")
-	shares := count("share_lists")
+	shares, keys := count("share_lists"), count("outbound_sessions")
 	do("CREATE TRIGGER refuse BEFORE INSERT ON outbox BEGIN SELECT RAISE(ABORT, 'refused'); END")
 	if err := r.try(d); err == nil {
 		t.Fatal("a message was encrypted though its key could not be stored")
 	}
 	if n := count("share_lists"); n != shares {
 		t.Error("devices are noted as having the key")
+	}
+	if n := count("outbound_sessions"); n != keys {
+		t.Error("the key is stored, and nobody has it")
 	}
 	if n := count("olm_sessions"); n != sessions {
 		t.Errorf("there are %d Olm sessions, %d before", n, sessions)

@@ -30,6 +30,7 @@ type Outbound struct {
 
 	sends    locks.Turns[id.RoomID] // has its own lock
 	sessions map[id.RoomID]*outboundSession
+	fresh    map[id.RoomID]*outboundSession // made for a share under way, and not stored yet
 	sent     map[store.TxnRef]sent
 	logins   int // as in core.Meta
 }
@@ -45,7 +46,7 @@ func NewOutbound(dev *core.Device, own *ownidentity.Identity, olm *channel.Olm, 
 	return Outbound{
 		Device: dev, own: own, channel: olm, rooms: table, host: host,
 		sends:    locks.Turns[id.RoomID]{Place: dev.Env.Order.At(locks.RankSends)},
-		sessions: make(map[id.RoomID]*outboundSession), sent: make(map[store.TxnRef]sent),
+		sessions: make(map[id.RoomID]*outboundSession), fresh: make(map[id.RoomID]*outboundSession), sent: make(map[store.TxnRef]sent),
 	}
 }
 

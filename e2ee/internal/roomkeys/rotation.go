@@ -51,9 +51,8 @@ func (s *outboundSession) mustRotate(r store.Room, now time.Time, visibility str
 	return false
 }
 
-// live returns the session for the next message, a new one if the old one must not be used.
-// A new one is stored with our own copy for reading before anybody is given the key. The
-// caller holds the device's lock.
+// live returns the session for the next message, a new one if the old one must not be used. A new
+// one is not stored yet, see [Outbound.stageFresh]. The caller holds the device's lock.
 func (o *Outbound) live(ctx context.Context, r store.Room, visibility string, who *Recipients) (*outboundSession, error) {
 	out, err := o.load(ctx, r.RoomID)
 	if err != nil {
@@ -76,20 +75,37 @@ func (o *Outbound) live(ctx context.Context, r store.Room, visibility string, wh
 	if made.row.Settings, err = json.Marshal(made.settings); err != nil {
 		return nil, fmt.Errorf("encode session settings: %w", err)
 	}
+	o.fresh[r.RoomID] = made
+	return made, nil
+}
+
+// stageFresh stages the room's new session, with our own copy for reading, if there is one that is
+// not stored: with what is stored of those who are given its key, or by itself if that is nobody.
+// The caller holds the device's lock.
+func (o *Outbound) stageFresh(s *core.Step, room id.RoomID) error {
+	made := o.fresh[room]
+	if made == nil {
+		return nil
+	}
 	copyRow, err := o.ownCopy(made)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	s := o.Begin()
-	s.Changes.OutboundSessions, s.Changes.InboundSessions = []store.OutboundSession{made.row}, []store.InboundSession{copyRow}
+	s.Changes.OutboundSessions = append(s.Changes.OutboundSessions, made.row)
+	s.Changes.InboundSessions = append(s.Changes.InboundSessions, copyRow)
 	s.After(func() {
-		o.sessions[r.RoomID] = made
+		delete(o.fresh, room)
+		o.sessions[room] = made
 		o.host.KickLocked() // its copy goes into the backup
 	})
-	if err := s.Commit(ctx, "a new outbound session"); err != nil {
-		return nil, err
-	}
-	return made, nil
+	return nil
+}
+
+// dropFresh drops the room's new session if it was not stored.
+func (o *Outbound) dropFresh(room id.RoomID) {
+	o.Mu.Lock()
+	defer o.Mu.Unlock()
+	delete(o.fresh, room)
 }
 
 // ownCopy returns the inbound half of our own session, owned by this device (attack N1: our
@@ -132,8 +148,10 @@ func (o *Outbound) DiscardOutbound(s *core.Step, room id.RoomID) {
 	}
 	s.Changes.DiscardOutbound = append(s.Changes.DiscardOutbound, room)
 	s.After(func() {
-		if out := o.sessions[room]; out != nil {
-			out.row.Discard = true
+		for _, out := range []*outboundSession{o.sessions[room], o.fresh[room]} {
+			if out != nil {
+				out.row.Discard = true
+			}
 		}
 	})
 }

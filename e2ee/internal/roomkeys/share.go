@@ -54,6 +54,7 @@ func (o *Outbound) Share(ctx context.Context, roomID id.RoomID, visibility strin
 	if err := o.channel.FlushBefore(ctx); err != nil {
 		return fmt.Errorf("deliver earlier keys: %w", err)
 	}
+	defer o.dropFresh(roomID)
 	left, err := o.unshared(ctx, roomID, visibility, who)
 	if err != nil || left.isEmpty() {
 		return err
@@ -138,12 +139,19 @@ func (o *Outbound) unshared(ctx context.Context, roomID id.RoomID, visibility st
 			left.refused = append(left.refused, dev)
 		}
 	}
-	return left, nil
+	if !left.isEmpty() || o.fresh[roomID] == nil {
+		return left, nil
+	}
+	s := o.Begin()
+	if err := o.stageFresh(s, roomID); err != nil {
+		return nil, err
+	}
+	return left, s.Commit(ctx, "a new outbound session")
 }
 
 // encryptShares encrypts the room key with Olm for the devices that lack it, makes the
-// withheld messages for the others, and stores all of that, with the messages, in one
-// write. The outbox sends them, so that a crash loses none and repeats none with other
+// withheld messages for the others, and stores all of that, with the messages and a session that
+// is new, in one write. The outbox sends them, so that a crash loses none and repeats none with other
 // content (requirement 5.5). What it returns, if anything, must be waited for.
 func (o *Outbound) encryptShares(ctx context.Context, roomID id.RoomID, who *Recipients, left *leftOver, claimed map[store.DeviceRef]id.Curve25519) (*channel.Queued, error) {
 	o.Mu.Lock()
@@ -155,6 +163,9 @@ func (o *Outbound) encryptShares(ctx context.Context, roomID id.RoomID, who *Rec
 	if err != nil {
 		return nil, err
 	}
+	if made := o.fresh[roomID]; made != nil {
+		out = made
+	}
 	if out == nil || out.row.Discard {
 		return nil, core.ErrRoomChanged
 	}
@@ -163,6 +174,9 @@ func (o *Outbound) encryptShares(ctx context.Context, roomID id.RoomID, who *Rec
 		return nil, err
 	}
 	s := o.Begin()
+	if err := o.stageFresh(s, roomID); err != nil {
+		return nil, err
+	}
 	sealed, queued, without, err := o.channel.EncryptRequests(ctx, s, "m.room_key", key, left.missing, claimed)
 	if err != nil {
 		return queued, err
