@@ -8,12 +8,21 @@ import (
 // Verifier checks signatures of one key: a [Key], or faster a [Table].
 type Verifier interface {
 	Verify(message, signature []byte) bool
+	verifies()
 }
+
+func (*Key) verifies()   {}
+func (*Table) verifies() {}
 
 // Check is a signature to be checked.
 type Check struct {
 	By                 Verifier // nil: it is refused
 	Message, Signature []byte
+}
+
+func pointOf(p *edwards25519.Point) point {
+	x, y, z, t := p.ExtendedCoordinates()
+	return point{x: *x, y: *y, z: *z, t: *t}
 }
 
 // VerifyAll reports of each signature whether it is valid. Each is computed in full and compared
@@ -25,14 +34,16 @@ func VerifyAll(all []Check) []bool {
 	points := make([]point, 0, len(all))
 	of := make([]int, 0, len(all))
 	for i, c := range all {
-		table, ok := c.By.(*Table)
-		if !ok {
-			valid[i] = c.By != nil && c.By.Verify(c.Message, c.Signature)
-			continue
-		}
 		var challenge, s edwards25519.Scalar
-		if table.key.read(c.Message, c.Signature, &challenge, &s) {
-			points, of = append(points, table.combine(challenge.Bytes(), s.Bytes())), append(of, i)
+		switch by := c.By.(type) {
+		case *Table:
+			if by.key.read(c.Message, c.Signature, &challenge, &s) {
+				points, of = append(points, by.combine(challenge.Bytes(), s.Bytes())), append(of, i)
+			}
+		case *Key:
+			if by.read(c.Message, c.Signature, &challenge, &s) {
+				points, of = append(points, pointOf(by.combine(&challenge, &s))), append(of, i)
+			}
 		}
 	}
 	inverses := invertAll(points)

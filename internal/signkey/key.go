@@ -1,10 +1,12 @@
 package signkey
 
 import (
+	"bytes"
 	"crypto/sha512"
 	"errors"
 
 	"filippo.io/edwards25519"
+	"filippo.io/edwards25519/field"
 )
 
 const (
@@ -27,15 +29,25 @@ func NewKey(raw []byte) (*Key, error) {
 		return nil, errKey
 	}
 	point, err := new(edwards25519.Point).SetBytes(raw)
-	if err != nil || string(point.Bytes()) != string(raw) {
+	if err != nil || !isReduced(raw) {
 		return nil, errKey
 	}
+	// Points with x = 0, whose sign has two encodings, are of small order.
 	if new(edwards25519.Point).MultByCofactor(point).Equal(edwards25519.NewIdentityPoint()) == 1 {
 		return nil, errKey
 	}
 	k := &Key{raw: [keySize]byte(raw)}
 	k.minus.Negate(point)
 	return k, nil
+}
+
+// isReduced reports whether the number y that a point is encoded with is smaller than the field's
+// order, as it must be.
+func isReduced(raw []byte) bool {
+	y := bytes.Clone(raw)
+	y[keySize-1] &= 0x7f // the sign of x
+	e, err := new(field.Element).SetBytes(y)
+	return err == nil && bytes.Equal(e.Bytes(), y)
 }
 
 // Is reports whether it is the key with this encoding.
@@ -47,9 +59,12 @@ func (k *Key) Verify(message, signature []byte) bool {
 	if !k.read(message, signature, &challenge, &s) {
 		return false
 	}
-	// [s]B - [challenge]A = R
-	r := new(edwards25519.Point).VarTimeDoubleScalarBaseMult(&challenge, &k.minus, &s)
-	return string(r.Bytes()) == string(signature[:keySize])
+	return string(k.combine(&challenge, &s).Bytes()) == string(signature[:keySize])
+}
+
+// combine returns [s]B - [challenge]A, which is R of a valid signature.
+func (k *Key) combine(challenge, s *edwards25519.Scalar) *edwards25519.Point {
+	return new(edwards25519.Point).VarTimeDoubleScalarBaseMult(challenge, &k.minus, s)
 }
 
 // read computes the scalars of a signature. It returns false if it is none, or its second half

@@ -20,6 +20,9 @@ import (
 // claimBatch is how many one-time keys one request claims at most.
 const claimBatch = 500
 
+// checkBatch is how many of their signatures are checked together.
+const checkBatch = 16
+
 // ClaimFor claims one-time keys for devices without an Olm session. Devices without a key,
 // or whose key they did not sign, are missing in the result.
 func (o *Olm) ClaimFor(ctx context.Context, devices []*trustcache.Device) (map[store.DeviceRef]id.Curve25519, error) {
@@ -98,12 +101,9 @@ func (o *Olm) claim(ctx context.Context, devices []*trustcache.Device) (map[stor
 		}
 		into := checked[start : start+len(chunk)]
 		checks.Go(func() {
-			parallel.Each(len(chunk), func(i int) {
-				for name, raw := range resp.Keys[chunk[i].UserID][chunk[i].DeviceID] {
-					if key := olm.CheckOneTimeKey(name, raw, chunk[i]); key != "" {
-						into[i] = key
-					}
-				}
+			parallel.Each((len(chunk)+checkBatch-1)/checkBatch, func(n int) {
+				from, to := n*checkBatch, min((n+1)*checkBatch, len(chunk))
+				check(chunk[from:to], resp.Keys, into[from:to])
 			})
 		})
 	}
@@ -115,6 +115,22 @@ func (o *Olm) claim(ctx context.Context, devices []*trustcache.Device) (map[stor
 		}
 	}
 	return claimed, nil
+}
+
+// check finds the keys of devices among what was answered.
+func check(devices []*trustcache.Device, answer map[id.UserID]map[id.DeviceID]map[string]json.RawMessage, into []id.Curve25519) {
+	var all []olm.Claimed
+	var of []int
+	for i, dev := range devices {
+		for name, raw := range answer[dev.UserID][dev.DeviceID] {
+			all, of = append(all, olm.Claimed{Name: name, Raw: raw, Of: dev}), append(of, i)
+		}
+	}
+	for n, key := range olm.CheckOneTimeKeys(all) {
+		if key != "" {
+			into[of[n]] = key
+		}
+	}
 }
 
 // EncryptAll encrypts one content for many devices: with the session that received last,

@@ -254,7 +254,7 @@ func TestStoredAccount(t *testing.T) {
 //
 // Expected: a key counts only if the device itself has signed it, under its own name
 // (requirement 3.10); with anything wrong there is no key.
-func TestCheckOneTimeKey(t *testing.T) {
+func TestCheckOneTimeKeys(t *testing.T) {
 	t.Parallel()
 	bob, mallory := newTestAccount(t), newTestAccount(t)
 	dev := &trustcache.Device{UserID: "@bob:x", DeviceID: "BOB", Ed25519: bob.Ed25519, Curve25519: bob.Curve25519}
@@ -292,8 +292,13 @@ func TestCheckOneTimeKey(t *testing.T) {
 		{"only the algorithm", "signed_curve25519", good, ""},
 		{"no name", "", good, ""},
 	} {
-		if got := CheckOneTimeKey(tc.name, json.RawMessage(tc.object), dev); got != tc.want {
+		one := Claimed{Name: tc.name, Raw: json.RawMessage(tc.object), Of: dev}
+		if got := CheckOneTimeKeys([]Claimed{one}); got[0] != tc.want {
 			t.Errorf("%s: %q", tc.what, got)
+		}
+		right := Claimed{Name: name, Raw: json.RawMessage(good), Of: dev}
+		if got := CheckOneTimeKeys([]Claimed{right, one, right}); got[0] != "the key" || got[1] != tc.want || got[2] != "the key" {
+			t.Errorf("%s, between others: %q", tc.what, got)
 		}
 	}
 }

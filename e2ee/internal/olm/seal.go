@@ -5,33 +5,12 @@ import (
 	"fmt"
 
 	"maunium.net/go/mautrix/crypto/goolm/session"
-	"maunium.net/go/mautrix/crypto/signatures"
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/trustcache"
 )
-
-// CheckOneTimeKey returns the key if the device has signed it, else an empty one.
-func CheckOneTimeKey(name string, raw json.RawMessage, dev *trustcache.Device) id.Curve25519 {
-	if len(name) <= len(wire.AlgorithmSigned) || name[:len(wire.AlgorithmSigned)+1] != wire.AlgorithmSigned+":" {
-		return ""
-	}
-	obj, err := strictjson.Parse(raw)
-	if err != nil {
-		return ""
-	}
-	key, ok := obj.Text("key")
-	if !ok {
-		return ""
-	}
-	signed, err := signatures.VerifySignatureJSON(raw, dev.UserID, dev.DeviceID.String(), dev.Ed25519)
-	if err != nil || !signed {
-		return ""
-	}
-	return id.Curve25519(key)
-}
 
 // sealing is the encryption of one message for one device, with an old session or a new one
 // from a claimed key.
