@@ -1,8 +1,15 @@
 package e2ee_test
 
 import (
+	"encoding/json"
+	"net/http"
 	"slices"
 	"testing"
+
+	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/e2ee"
+	"e2ee-proxy/internal/liar"
 )
 
 // Another client makes a new version, and nothing tells the device so until it writes to the
@@ -47,5 +54,53 @@ func TestWrongBackupVersionIsFollowed(t *testing.T) {
 				t.Error("keys were uploaded to the homeserver's backup")
 			}
 		})
+	}
+}
+
+// Attack: the backup's key has become known, so the owner has made another backup. Then that one is
+// deleted, and the homeserver shows the one before it again, as Synapse (1.163.2) does, with
+// the good signature of the owner's identity. Nothing is uploaded for the old key, and the
+// user is told.
+func TestAttackReplacedBackupComesBack(t *testing.T) {
+	t.Parallel()
+	alice, _, _ := pair(t)
+	backedUp(t, alice.hs, alice.UserID, 1)
+	var old json.RawMessage
+	call(t, alice.hs, alice.Session, http.MethodGet, "room_keys/version", nil, &old)
+	key, err := alice.dev.RecoveryKey(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := newRig(t, alice.hs, func(o *e2ee.Options) {
+		o.Account = func(id.UserID) e2ee.AccountSettings { return e2ee.AccountSettings{RecoveryKey: key} }
+	})
+	session := alice.hs.Login("alice", "OTHER")
+	other := r.device(session)
+	ready(t, other)
+	call(t, alice.hs, session, http.MethodDelete, "room_keys/version/1", map[string]any{}, nil)
+	if _, err := other.Bootstrap(t.Context(), e2ee.UserAuth{}); err != nil {
+		t.Fatal(err)
+	}
+	alice.send(alice.newRoom(), "for the new backup")
+	if version := backedUp(t, alice.hs, alice.UserID, 2); version != "2" {
+		t.Fatalf("backed up in version %s", version)
+	}
+	settle(t, alice.dev)
+	r.stop()
+
+	alice.hs.Intercept(liar.Is(http.MethodGet, "room_keys/version$"), func(*liar.Request, func() liar.Reply) liar.Reply { return liar.OK(old) })
+	call(t, alice.hs, session, http.MethodDelete, "room_keys/version/2", map[string]any{}, nil)
+	before := len(uploads(alice.hs, alice.UserID))
+	alice.send(alice.newRoom(), "for nobody who has the old key")
+	await(t, "the user is not told", func() bool {
+		s := status(t, alice.dev)
+		return problems(s)["backup_broken"] && !s.Backup.Trusted
+	})
+	alice.restart()
+	settle(t, alice.dev)
+	alice.send(alice.newRoom(), "nor after a restart")
+	alice.dev.Maintain(t.Context())
+	if after := uploads(alice.hs, alice.UserID)[before:]; slices.Contains(after, "1") {
+		t.Errorf("keys were uploaded to the old backup: %v", after)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"crypto/ecdh"
 	"encoding/base64"
 	"encoding/json"
+	"strconv"
 	"strings"
 
 	"maunium.net/go/mautrix/crypto/backup"
@@ -58,6 +59,17 @@ func (v *Version) PublicKey() *ecdh.PublicKey {
 func (v *Version) Trusts(key *backup.MegolmBackupKey) bool {
 	public := v.PublicKey()
 	return public != nil && key != nil && key.PublicKey().Equal(public)
+}
+
+// Before reports whether a version is older than another, as far as they are numbers: the
+// specification does not say so, but those of Synapse and Dendrite grow.
+func (v *Version) Before(other string) bool {
+	this, err := strconv.ParseUint(v.Version, 10, 63)
+	if err != nil {
+		return false
+	}
+	that, err := strconv.ParseUint(other, 10, 63)
+	return err == nil && this < that
 }
 
 // SignedBy reports whether the account's identity, or a device that it has confirmed, has

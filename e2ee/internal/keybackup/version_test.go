@@ -105,3 +105,18 @@ func TestWhoseBackupIsTrusted(t *testing.T) {
 		}
 	}
 }
+
+func TestBefore(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		version, other string
+		want           bool
+	}{
+		{"1", "2", true}, {"9", "10", true}, {"2", "2", false}, {"3", "2", false},
+		{"1", "", false}, {"a", "b", false}, {"1", "b", false}, {"a", "2", false},
+	} {
+		if got := (&Version{Version: tc.version}).Before(tc.other); got != tc.want {
+			t.Errorf("%q before %q: %v", tc.version, tc.other, got)
+		}
+	}
+}

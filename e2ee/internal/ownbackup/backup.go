@@ -173,7 +173,7 @@ func (b *Backup) useExisting(ctx context.Context, current *keybackup.Version, ke
 		if err != nil {
 			return nil, fmt.Errorf("look at the own identity: %w", err)
 		}
-		if current.SignedBy(own) {
+		if isOwn(current, own, version) {
 			b.acct.SetStanding(keybackup.StandingSigned)
 		} else {
 			b.acct.SetStanding(keybackup.StandingForeign)
@@ -187,6 +187,14 @@ func (b *Backup) useExisting(ctx context.Context, current *keybackup.Version, ke
 	}
 	b.acct.SetStanding(keybackup.StandingOurs)
 	return key.Bytes(), nil
+}
+
+// isOwn reports whether a backup whose private key is not here is the account's own: its
+// identity has signed it, and it is not one that was replaced before by the version that is
+// known. Synapse (1.163.2) shows the backup before it again when the newest is deleted, and a
+// key may have been replaced because somebody else has it.
+func isOwn(current *keybackup.Version, own *trustcache.User, known string) bool {
+	return current.SignedBy(own) && !current.Before(known)
 }
 
 // keyFrom reads the backup key from secret storage; nil when it is missing or does
@@ -268,7 +276,7 @@ func (b *Backup) View(ctx context.Context, own *trustcache.User) (View, error) {
 	}
 	out.Version, out.Count = current.Version, current.Count
 	out.Readable = current.Trusts(key)
-	out.Trusted = out.Readable || current.SignedBy(own)
+	out.Trusted = out.Readable || isOwn(current, own, known)
 	if !out.Wanted || !out.Trusted {
 		return out, nil
 	}

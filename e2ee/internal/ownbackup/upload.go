@@ -63,7 +63,7 @@ func (b *Backup) find(ctx context.Context) (*keybackup.Target, error) {
 	if err != nil || current == nil {
 		return nil, err
 	}
-	key, _, err := b.acct.key(ctx)
+	key, known, err := b.acct.key(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -77,7 +77,7 @@ func (b *Backup) find(ctx context.Context) (*keybackup.Target, error) {
 	if err != nil {
 		return nil, fmt.Errorf("look at the own identity: %w", err)
 	}
-	if !current.SignedBy(own) {
+	if !isOwn(current, own, known) {
 		return nil, nil
 	}
 	return target, nil
