@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"runtime/debug"
 	"strconv"
 	"time"
 
@@ -16,6 +15,7 @@ import (
 	"e2ee-proxy/interceptors/internal/engineerr"
 	"e2ee-proxy/interceptors/internal/filter"
 	"e2ee-proxy/interceptors/internal/rewrite"
+	"e2ee-proxy/internal/parallel"
 )
 
 // GET /sync, for devices whose encryption the proxy does; others pass through.
@@ -125,16 +125,7 @@ func (h *syncHandler) serve(x *Exchange) error {
 // who asks it grow, and a request that waits afterwards would keep that for as long as it waits.
 func onOwnStack(f func() error) error {
 	ended := make(chan error, 1)
-	go func() {
-		var err error
-		defer func() {
-			if v := recover(); v != nil { // its value could hold anything, so only its type and place are in the error
-				err = fmt.Errorf("panic with a %T at %s", v, debug.Stack())
-			}
-			ended <- err
-		}()
-		err = f()
-	}()
+	go func() { ended <- parallel.Try(f) }()
 	return <-ended
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors"
+	"e2ee-proxy/internal/parallel"
 )
 
 // aheadDevice opens events as quickDevice does, in parts.
@@ -23,6 +24,8 @@ type aheadDevice struct {
 	order   []string // the first events of the batches that were settled and opened
 	prepare func(n int)
 	open    func(n int) error
+	settle  func(n int)
+	settled int
 	opened  int
 	ended   bool
 	forget  bool // what was opened
@@ -62,7 +65,13 @@ func (d *aheadDevice) note(what string, p *e2ee.Prepared) []e2ee.Incoming {
 	return slices.Clone(d.in[p])
 }
 
-func (d *aheadDevice) Settle(_ context.Context, p *e2ee.Prepared) { d.note("settled ", p) }
+func (d *aheadDevice) Settle(_ context.Context, p *e2ee.Prepared) {
+	d.note("settled ", p)
+	if d.settle != nil {
+		d.settle(d.settled)
+	}
+	d.settled++
+}
 
 func (d *aheadDevice) OpenPrepared(ctx context.Context, p *e2ee.Prepared) ([]e2ee.Opened, error) {
 	in := d.note("opened ", p)
@@ -87,8 +96,14 @@ func (d aheadDevices) Device(context.Context, interceptors.Identity) (intercepto
 // ahead answers a sync of a device.
 func (w *syncWorld) ahead(t testing.TB, dev *aheadDevice, out http.ResponseWriter) error {
 	t.Helper()
+	return w.aheadFor(t.Context(), t, dev, out)
+}
+
+// aheadFor is ahead for a client that may hang up.
+func (w *syncWorld) aheadFor(ctx context.Context, t testing.TB, dev *aheadDevice, out http.ResponseWriter) error {
+	t.Helper()
 	dev.mode, dev.t = e2ee.ModeProxied, t
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "/_matrix/client/v3/sync", http.NoBody)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "/_matrix/client/v3/sync", http.NoBody)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -204,6 +219,56 @@ func TestSyncAheadFails(t *testing.T) {
 		if dev.opened != at {
 			t.Errorf("%d batches were opened", dev.opened)
 		}
+	}
+}
+
+// Attack: something in an answer makes the code panic that takes it apart, in a batch that is opened
+// ahead. It is an error of this answer, and no half of it counts as whole.
+func TestSyncAheadPanics(t *testing.T) {
+	t.Parallel()
+	for name, dev := range map[string]*aheadDevice{
+		"when it is prepared": {prepare: func(n int) {
+			if n == 2 {
+				panic("in the middle")
+			}
+		}},
+		"when it is opened": {open: func(n int) error {
+			if n == 2 {
+				panic("in the middle")
+			}
+			return nil
+		}},
+	} {
+		out := &keeping{discard: discard{header: http.Header{}}}
+		err := aheadWorld(t).ahead(t, dev, out)
+		if _, ok := errors.AsType[*parallel.Panic](err); !ok {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+}
+
+// Attack: a client hangs up at the moment at which its answer goes on from one batch to the next.
+// Nothing waits for ever.
+func TestSyncAheadOfAClientThatHangsUp(t *testing.T) {
+	t.Parallel()
+	for try := range 24 {
+		ctx, hangUp := context.WithCancel(t.Context())
+		dev := &aheadDevice{settle: func(n int) {
+			if n == try%3 {
+				hangUp()
+			}
+		}}
+		w, ended := aheadWorld(t), make(chan struct{})
+		go func() {
+			defer close(ended)
+			_ = w.aheadFor(ctx, t, dev, &keeping{discard: discard{header: http.Header{}}})
+		}()
+		select {
+		case <-ended:
+		case <-time.After(20 * time.Second):
+			t.Fatalf("try %d does not end", try)
+		}
+		hangUp()
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"e2ee-proxy/cluster"
 	"e2ee-proxy/interceptors"
 	"e2ee-proxy/interceptors/apierr"
+	"e2ee-proxy/internal/parallel"
 	"e2ee-proxy/internal/secret"
 )
 
@@ -89,7 +90,11 @@ func (p *Proxy) finish(q *request) {
 			q.err = q.relayError()
 		} else {
 			// Its value could hold anything, so only its type and place are logged.
-			p.log.Error().Str("request_id", q.id.String()).Str("panic", fmt.Sprintf("%T", v)).Bytes("stack", debug.Stack()).Msg("a handler failed")
+			kind, stack := fmt.Sprintf("%T", v), debug.Stack()
+			if of, ok := v.(*parallel.Panic); ok {
+				kind, stack = of.Kind, of.Stack
+			}
+			p.log.Error().Str("request_id", q.id.String()).Str("panic", kind).Bytes("stack", stack).Msg("a handler failed")
 			q.abort = q.w.status != 0
 			if !q.abort {
 				p.render(q, errors.New("a handler failed"))

@@ -2,7 +2,6 @@ package parallel
 
 import (
 	"runtime"
-	"sync"
 	"sync/atomic"
 )
 
@@ -10,7 +9,8 @@ import (
 // else leaves its own to the others.
 const shares = 16
 
-// Each calls do for 0 to n-1, on all cores. The calls must not depend on each other.
+// Each calls do for 0 to n-1, on all cores. The calls must not depend on each other. It panics if one
+// of them does.
 func Each(n int, do func(i int)) {
 	workers := min(runtime.GOMAXPROCS(0), n/4+1)
 	if workers == 1 {
@@ -32,10 +32,10 @@ func Each(n int, do func(i int)) {
 			}
 		}
 	}
-	var others sync.WaitGroup
+	var others Group
 	for range workers - 1 {
 		others.Go(work)
 	}
+	defer others.Wait()
 	work()
-	others.Wait()
 }

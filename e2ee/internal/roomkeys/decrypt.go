@@ -5,12 +5,12 @@ import (
 	"errors"
 	"runtime"
 	"slices"
-	"sync"
 
 	"maunium.net/go/mautrix/crypto/olm"
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/megolm"
+	"e2ee-proxy/internal/parallel"
 	"e2ee-proxy/internal/signkey"
 	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/store"
@@ -67,7 +67,7 @@ func (in *Inbound) Prepare(ctx context.Context, events []*Event) {
 	inOrder := byIndex(events)
 	by := in.cache.verifiersOf(events, in.Env.Now())
 	workers := min(runtime.GOMAXPROCS(0), len(events)/8+1)
-	var wg sync.WaitGroup
+	var wg parallel.Group
 	for w := range workers {
 		lo, hi := len(events)*w/workers, len(events)*(w+1)/workers
 		run := func() {

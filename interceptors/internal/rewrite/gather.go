@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"io"
-	"sync"
 
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/internal/parallel"
 )
 
 // Events are opened in batches, so that memory does not grow with the body. While one is judged,
@@ -107,12 +107,12 @@ func (g *gatherer) each(ctx context.Context, do func(*part) error) error {
 // is settled and the one after it prepared. It returns when nothing of it goes on.
 func (g *gatherer) eachAhead(ctx context.Context, by Preparer, first *part, do func(*part) error) error {
 	ctx, cancel := context.WithCancel(ctx)
-	free := make(chan *part, partsAhead)
+	free := make(chan *part, partsAhead+1) // room for all: nobody waits when nobody takes one any more
 	for range partsAhead {
 		free <- &part{batch: g.batch()}
 	}
 	prepared, settled := make(chan *part), make(chan *part)
-	var others sync.WaitGroup
+	var others parallel.Group
 	others.Go(func() { g.prepare(ctx, by, first, free, prepared) })
 	others.Go(func() {
 		defer close(settled)

@@ -15,6 +15,7 @@ import (
 	"e2ee-proxy/interceptors/apierr"
 	"e2ee-proxy/interceptors/internal/exchange"
 	"e2ee-proxy/internal/jsonscan"
+	"e2ee-proxy/internal/parallel"
 	jsonv2 "github.com/go-json-experiment/json"
 )
 
@@ -51,7 +52,7 @@ func (b *Body) Relay(x *exchange.Exchange, resp *http.Response, o Output) error 
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		to.CloseWithError(b.writer(o).run(ctx, to))
+		to.CloseWithError(parallel.Try(func() error { return b.writer(o).run(ctx, to) }))
 	}()
 	defer func() {
 		cancel()

@@ -1,0 +1,61 @@
+package parallel
+
+import (
+	"fmt"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+)
+
+// Panic is a panic of a goroutine, told to whoever waits for it: it would end the process otherwise,
+// for all who use it. It says the type of the value alone, which could hold anything, and the place.
+type Panic struct {
+	Kind  string
+	Stack []byte
+}
+
+func (p *Panic) Error() string { return fmt.Sprintf("panic with a %s at %s", p.Kind, p.Stack) }
+
+// panicOf returns what a recovered value is.
+func panicOf(v any) *Panic {
+	if p, ok := v.(*Panic); ok {
+		return p
+	}
+	return &Panic{Kind: fmt.Sprintf("%T", v), Stack: debug.Stack()}
+}
+
+// Try calls f. A panic of it is an error.
+func Try(f func() error) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = panicOf(v)
+		}
+	}()
+	return f()
+}
+
+// Group is goroutines that somebody waits for. The zero value is ready for use.
+type Group struct {
+	all   sync.WaitGroup
+	first atomic.Pointer[Panic]
+}
+
+// Go calls f in a goroutine.
+func (g *Group) Go(f func()) {
+	g.all.Go(func() {
+		defer func() {
+			if v := recover(); v != nil {
+				g.first.CompareAndSwap(nil, panicOf(v))
+			}
+		}()
+		f()
+	})
+}
+
+// Wait waits until all have returned. It panics if one of them did.
+func (g *Group) Wait() {
+	g.all.Wait()
+	if p := g.first.Load(); p != nil {
+		panic(p)
+	}
+}
