@@ -6,7 +6,6 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
-	"e2ee-proxy/interceptors/apierr"
 	"e2ee-proxy/interceptors/internal/exchange"
 )
 
@@ -47,14 +46,10 @@ func forwardOnce(x *Exchange) error {
 }
 
 // membershipIs reports whether a change of somebody's membership that may have been done was done.
-// An invitation that names no user cannot be looked for, and is not made again.
+// An invitation that names no user is looked for in mailonce.go.
 func membershipIs(x *Exchange, room id.RoomID, user, want string) (bool, error) {
-	switch {
-	case !x.Again:
+	if !x.Again || !exchange.ValidUser(user) { // without one the homeserver refuses it
 		return false, nil
-	case !exchange.ValidUser(user):
-		return false, apierr.NewError(http.StatusBadGateway, apierr.CodeUnknown, "The process of the proxy that served this account ended before it answered.").
-			WithHint("Look whether the invitation was sent before you send it again.")
 	}
 	raw, status, err := ask(x.Request.Context(), x, Change{
 		Pattern: "/_matrix/client/v3/rooms/{roomId}/state/{eventType}/{stateKey}",

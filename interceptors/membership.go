@@ -24,13 +24,14 @@ import (
 // message. Other reasons are for somebody who has no key, and pass (docs/clear-text.md).
 
 // membershipOfOther handles an endpoint that changes the membership of the user in the body.
-func membershipOfOther(membership string) Handler {
+func (r *rooms) membershipOfOther(membership string) Handler {
 	return func(x *Exchange) error {
 		dev, err := x.Device()
 		if err != nil {
 			return err
 		}
-		if dev.Mode() == e2ee.ModeForeign && !x.Again {
+		mayBeMail := membership == membershipInvite && x.RequestID != ""
+		if dev.Mode() == e2ee.ModeForeign && !x.Again && !mayBeMail {
 			return x.Upstream.Forward(x)
 		}
 		room, err := x.RoomParam()
@@ -48,6 +49,9 @@ func membershipOfOther(membership string) Handler {
 		user := body.TextOrEmpty("user_id") // an invitation by e-mail has none yet
 		if e2ee.IsNoticeName(user) {
 			return apierr.Forbidden("This is the proxy itself, which can be in no room but yours with it.").WithHint("Write to it in that room.")
+		}
+		if mayBeMail && user == "" && body.TextOrEmpty("address") != "" {
+			return r.mails.inviteByMail(x, room, raw)
 		}
 		if done, err := membershipIs(x, room, user, membership); done || err != nil {
 			if err == nil {

@@ -39,6 +39,8 @@ type rooms struct {
 	files *attachments
 	// claimed are rooms that were found for requests that may have been done.
 	claimed claimedRooms
+	// mails let invitations by e-mail go one after the other.
+	mails mailTurns
 	// nativeClearText lets devices with keys of their own send in clear everywhere.
 	nativeClearText bool
 }

@@ -9,8 +9,8 @@ import (
 )
 
 // As TestRequestsAreDoneOnce, for what is done to the account itself, whose homeservers differ in
-// what they say to it the second time: the password is the new one, and there is one new identity,
-// of which the client has the recovery key.
+// what they say to it the second time: the password is the new one, there is one new identity,
+// of which the client has the recovery key, and one more invitation by e-mail.
 func TestAccountChangesAreDoneOnce(t *testing.T) {
 	t.Parallel()
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
@@ -65,6 +65,28 @@ func accountCases(t *testing.T, hs *tesths.Homeserver, stile *turnstile, at *tes
 		}
 		fresh := loginCurl(t, c.http.URL, c.account, "")
 		fresh.control(http.StatusOK, http.MethodPost, "recover", map[string]any{"recovery_key": answer["recovery_key"]})
+	}})
+	inviter := loginCurl(t, at.URL, newAccount(t, hs, "once"), "")
+	room := inviter.createRoom()
+	mail := func(address string) map[string]any {
+		return map[string]any{"id_server": "id.example", "id_access_token": "t", "medium": "email", "address": address}
+	}
+	inviter.call(http.MethodPost, roomPath(room, "invite"), mail("before@example.org"), nil)
+	cases = append(cases, onceCase{"an invitation by e-mail", inviter, roomPath(room, "invite"), mail("once@example.org"), func(map[string]string) {
+		var state []struct{ Type string }
+		direct := tesths.Client{URL: hs.URL, Token: inviter.account.AccessToken}
+		if err := direct.Call(t.Context(), http.MethodGet, roomPath(room, "state"), nil, &state); err != nil {
+			t.Error(err)
+		}
+		invited := 0
+		for _, e := range state {
+			if e.Type == "m.room.third_party_invite" {
+				invited++
+			}
+		}
+		if invited != 2 {
+			t.Errorf("%d invitations by e-mail, want one before and one", invited)
+		}
 	}})
 	return cases
 }
