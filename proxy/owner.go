@@ -233,8 +233,8 @@ func (q *request) isIdempotent() bool {
 		interceptors.ControlExportKeys, interceptors.ControlAdminEndSessions,
 		interceptors.Console: // its buttons do the same as these calls
 		return true
-	case "": // a filter, which has no handler
-		return true
+	case "":
+		return q.r.Method != http.MethodPost && q.r.Method != http.MethodPatch || q.route.pattern == client+"/user/{userId}/filter"
 	}
 	return q.r.Method != http.MethodPost && q.r.Method != http.MethodPatch
 }
