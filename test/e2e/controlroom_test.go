@@ -276,6 +276,10 @@ func TestControlRoomKeyFiles(t *testing.T) {
 		if file.StatusCode != http.StatusOK || !strings.HasPrefix(string(file.body), "-----BEGIN MEGOLM SESSION DATA-----") {
 			t.Fatalf("the file: %d %.60s", file.StatusCode, file.body)
 		}
+		bob.until("it is not said that the file was fetched", func() bool {
+			said := bob.timeline[control][len(bob.timeline[control])-1]
+			return strings.Contains(bodyOf(said), "The file was fetched") && strings.Contains(string(said.Content), "m.replace")
+		})
 		wantNotKept(t, bob, control, passphrase)
 		second := loginCurl(t, proxy.URL, b, "BOB2")
 		if got := second.get(path); got.Status != http.StatusNotFound {

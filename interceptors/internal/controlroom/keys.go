@@ -1,6 +1,7 @@
 package controlroom
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/rs/zerolog"
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
@@ -38,7 +40,8 @@ type export struct {
 	device     id.DeviceID
 	passphrase secret.String
 	until      time.Time
-	message    id.EventID
+	// message is the one that tells how far the file is fetched.
+	message id.EventID
 }
 
 // exports are the files that can be fetched.
@@ -65,9 +68,9 @@ func (w *turn) export() {
 			w.failed(err)
 			return
 		}
-		w.say("Here is the file. It can be fetched for 10 minutes, by this device.")
+		message := w.say("Here is the file. It can be fetched for 10 minutes, by this device.")
 		name := rand.Text()
-		message := w.post(fileContent("mxc://" + Server + "/" + name))
+		w.post(fileContent("mxc://" + Server + "/" + name))
 		w.rooms.exports.put(name, export{w.user(), w.call.Identity.DeviceID, passphrase, w.talk.now().Add(exportFor), message})
 	}})
 }
@@ -126,29 +129,60 @@ func (r *Rooms) Download(x *exchange.Exchange) error {
 	h.Set("Content-Type", "text/plain; charset=utf-8")
 	h.Set("Content-Disposition", `attachment; filename="`+fileName+`"`)
 	h.Set("Cache-Control", "no-store")
-	out := &lateWriter{w: x.Writer}
+	ctx := context.WithoutCancel(x.Request.Context()) // it is said also when the client hangs up
+	out := &lateWriter{w: x.Writer, at: time.Now(), now: time.Now, tell: func(size string) {
+		r.fetched(ctx, dev, &file, "The file is being fetched: "+size+" so far.")
+	}}
 	if err := dev.Control().ExportKeys(x.Request.Context(), file.passphrase, out); err != nil {
-		if !out.begun {
+		r.fetched(ctx, dev, &file, "The file could not be fetched to its end. It can be fetched again within 10 minutes, by this device; or write: export")
+		if out.done == 0 {
 			h.Del("Content-Disposition")
 			return clientError(err)
 		}
 		return fmt.Errorf("export keys into a control room: %w", err)
 	}
+	r.fetched(ctx, dev, &file, "The file was fetched, all "+sizeText(out.done)+" of it. Keep it where nobody else finds it.")
 	return nil
 }
 
-// lateWriter sends status 200 with the first byte.
+// fetched changes the message that tells how far a file is fetched.
+func (r *Rooms) fetched(ctx context.Context, dev exchange.Device, file *export, text string) {
+	if file.message == "" {
+		return
+	}
+	if err := dev.ControlRoom().Change(ctx, file.message, e2ee.ControlText(text)); err != nil {
+		zerolog.Ctx(ctx).Warn().Err(err).Msg("An answer in the control room could not be given")
+	}
+}
+
+// lateWriter sends status 200 with the first byte, and tells now and then how much was sent.
 type lateWriter struct {
-	w     http.ResponseWriter
-	begun bool
+	w    http.ResponseWriter
+	done int64
+	at   time.Time
+	now  func() time.Time
+	tell func(size string)
 }
 
 func (l *lateWriter) Write(p []byte) (int, error) {
-	if !l.begun {
-		l.begun = true
+	if l.done == 0 {
 		l.w.WriteHeader(http.StatusOK)
 	}
-	return l.w.Write(p)
+	n, err := l.w.Write(p)
+	l.done += int64(n)
+	if now := l.now(); now.Sub(l.at) > lookEvery {
+		l.at = now
+		l.tell(sizeText(l.done))
+	}
+	return n, err
+}
+
+// sizeText writes a size for people.
+func sizeText(n int64) string {
+	if n < 1<<20 {
+		return fmt.Sprintf("%d kB", (n+1023)>>10)
+	}
+	return fmt.Sprintf("%.1f MB", float64(n)/(1<<20))
 }
 
 func (w *turn) importKeys() {

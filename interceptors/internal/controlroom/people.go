@@ -58,6 +58,18 @@ func (w *turn) withdraw() {
 	if !ok {
 		return
 	}
+	trust, err := w.control().User(w.ctx, user)
+	switch {
+	case err != nil:
+		w.failed(err)
+		return
+	case trust.State == "verified":
+		w.sayf("%s is verified, and their digital identity is still the one that you verified. This command is for when it was reset.", user)
+		return
+	case trust.State != "verification_lost":
+		w.sayf("You have not verified %s, so there is nothing to give up.", user)
+		return
+	}
 	w.ask(fmt.Sprintf("From then on %s counts as somebody whom you never verified, and your messages go to them again. Write yes to give the verification up, else no.", user), question{then: func(w *turn, _ secret.String) {
 		if err := w.control().WithdrawVerification(w.ctx, user); err != nil {
 			w.failed(err)

@@ -37,6 +37,10 @@ func (w *turn) verify() {
 		with.DeviceID = id.DeviceID(w.words[1])
 	}
 	flow, err := w.begin(user, with)
+	if errors.Is(err, e2ee.ErrUnknownDevice) && with.DeviceID == "" {
+		w.noDevice(user)
+		return
+	}
 	if err != nil {
 		w.failed(err)
 		return
@@ -44,6 +48,15 @@ func (w *turn) verify() {
 	if !w.follow(flow) {
 		w.say("Too much is going on at the moment. Try again in some minutes.")
 	}
+}
+
+// noDevice says that there is no device with which somebody could be verified.
+func (w *turn) noDevice(user id.UserID) {
+	if user == w.user() {
+		w.say("You have no other device with encryption that could be asked. Log in with one, such as Element, and write again: verify me")
+		return
+	}
+	w.sayf("%s has no device with encryption that could be asked.", user)
 }
 
 // begin accepts a verification that the other side has asked for, or asks for one.
