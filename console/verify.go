@@ -68,6 +68,12 @@ func requestVerification(q *query) error {
 		}
 	}
 	flow, err := q.device.RequestVerification(q.ctx, user, e2ee.VerificationPartner{DeviceID: id.DeviceID(form.Get("device_id"))})
+	if errors.Is(err, e2ee.ErrUnknownDevice) && form.Get("device_id") == "" {
+		if user == q.session.UserID {
+			return apierr.NotFound("You have no other device with encryption that could be asked.").WithHint("Sign in with one, such as Element, and try again.")
+		}
+		return apierr.NotFound(string(user) + " has no device with encryption that could be asked.")
+	}
 	if err != nil {
 		return err
 	}

@@ -330,5 +330,15 @@ func TestControlRoomAndBots(t *testing.T) {
 				t.Errorf("a bot whose notices are off has the room %s", id)
 			}
 		}
+
+		off := testproxy.Start(t, hs.URL, testproxy.Options{Config: "policy:\n  control_room: off\n"})
+		person := loginCurl(t, off.URL, newAccount(t, hs, "person"), "PERSON1")
+		person.awaitInOrder()
+		person.sync(0)
+		for id := range person.rooms {
+			if strings.HasSuffix(id, ownServer) {
+				t.Errorf("with policy.control_room: off there is the room %s", id)
+			}
+		}
 	})
 }
