@@ -51,7 +51,9 @@ func TestControlRoomDoesTheRest(t *testing.T) {
 
 		alice.Reset(a.Password)
 		bob.until("no warning", func() bool {
-			return slices.ContainsFunc(bob.timeline[control], func(e tesths.Event) bool { return strings.Contains(bodyOf(e), "To verify again, write: verify "+a.UserID) })
+			return slices.ContainsFunc(bob.timeline[control], func(e tesths.Event) bool {
+				return strings.Contains(bodyOf(e), "To verify again, write: verify "+a.UserID)
+			})
 		})
 		bob.ask(control, "warnings", "1. ")
 		bob.ask(control, "dismiss 7", "Write the number")
