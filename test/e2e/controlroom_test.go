@@ -191,6 +191,7 @@ func (c *curl) roomAnswers(room string) {
 		{"GET", "/_matrix/client/v3/user/" + user + "/rooms/" + url.PathEscape(room) + "/account_data/org.example.x", "", `{"a":1}`},
 		{"POST", roomPath(room, "join"), `{}`, room},
 		{"POST", "/_matrix/client/v3/join/" + url.PathEscape(room), `{}`, room},
+		{"GET", "/_matrix/client/v3/sync?filter=" + url.QueryEscape(`{"room":{"rooms":["`+room+`"]}}`), "", `"` + room + `":{"state"`},
 		{"GET", "/_matrix/client/v3/directory/list/room/" + url.PathEscape(room), "", `"visibility":"private"`},
 	} {
 		var body any
