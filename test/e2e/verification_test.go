@@ -374,7 +374,8 @@ func TestBackupResetElsewhere(t *testing.T) {
 }
 
 // A bot whose account is set so is verified from Element's other device alone, with nobody at the
-// proxy. A request of another user waits for a person all the same.
+// proxy: it may send, and takes no backup from a device that nobody here has looked at. A request of
+// another user waits for a person all the same.
 func TestOwnDevicesUnseen(t *testing.T) {
 	t.Parallel()
 	onEach(t, func(t *testing.T, hs *tesths.Homeserver) {
@@ -392,10 +393,20 @@ func TestOwnDevicesUnseen(t *testing.T) {
 		old.ConfirmEmoji()
 		old.AwaitVerification(map[string]any{"phase": "done"})
 		old.AwaitDevice(a.UserID, "BOT", true)
-		bot.awaitSigned()
+		bot.await("the signature", func(ctx context.Context) error {
+			var s standing
+			if err := bot.http.Call(ctx, http.MethodGet, control+"status", nil, &s); err != nil {
+				return err
+			}
+			if !s.Identity.DeviceSigned || s.Identity.Ours || s.Backup.Trusted {
+				return fmt.Errorf("it is %+v", s)
+			}
+			return nil
+		})
 
 		bob, b := peerOf(t, hs, host, "bob")
-		bring(t, hs, bob, bot.account)
+		room := bring(t, hs, bob, bot.account)
+		wantClean(t, bob.AwaitDecrypted(room, bot.SendText(room, "hello")), "hello")
 		bob.ListenVerifications()
 		bob.AwaitDevice(a.UserID, "BOT", true)
 		bob.RequestVerification(a.UserID, "", "BOT")

@@ -87,7 +87,8 @@ func OfRoom(room id.RoomID, event json.RawMessage) (Event, bool) {
 		if relation.TextOrEmpty("rel_type") == "m.reference" { // requirement 13.10
 			ev.txn = relation.TextOrEmpty("event_id")
 		}
-	case eventType == "m.room.message" && ev.content.TextOrEmpty("msgtype") == Prefix+typeRequest:
+	case eventType == "m.room.message" && ev.content.TextOrEmpty("msgtype") == Prefix+typeRequest &&
+		ev.content.Object("m.relates_to").TextOrEmpty("rel_type") != "m.replace": // an edit asks for nothing
 		ev.kind, ev.txn = typeRequest, eventID
 	default:
 		return Event{}, false
