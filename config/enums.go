@@ -32,7 +32,8 @@ type LogFormat int
 
 // The log formats.
 const (
-	LogJSON LogFormat = iota
+	LogAuto LogFormat = iota
+	LogJSON
 	LogText
 )
 
@@ -183,7 +184,7 @@ const (
 func (Bootstrap) words() []string             { return []string{"automatic", "manual"} }
 func (ForwardedHeader) words() []string       { return []string{"x-forwarded-for", "forwarded"} }
 func (LogLevel) words() []string              { return []string{"info", "debug", "warn", "error"} }
-func (LogFormat) words() []string             { return []string{"json", "text"} }
+func (LogFormat) words() []string             { return []string{"auto", "json", "text"} }
 func (Requirement) words() []string           { return []string{"true", "false"} }
 func (Switch) words() []string                { return []string{"on", "off"} }
 func (Acknowledge) words() []string           { return []string{"never", "automatic"} }

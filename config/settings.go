@@ -242,7 +242,7 @@ type Log struct {
 	// debug, info, warn or error.
 	Level LogLevel `yaml:"level"`
 
-	// json: one object per line. text: for people.
+	// json has one object per line, text is for people, auto is text on a terminal and json elsewhere.
 	Format LogFormat `yaml:"format"`
 }
 

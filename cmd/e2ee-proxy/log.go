@@ -7,12 +7,13 @@ import (
 	"github.com/rs/zerolog"
 
 	"e2ee-proxy/config"
+	"e2ee-proxy/internal/terminal"
 )
 
 // newLogger makes the one logger of the process, which logs from a level on that can change.
 // Everything else gets it through a context; zerolog's global logger is not used anywhere.
 func newLogger(w io.Writer, c config.Log, from *logLevel) zerolog.Logger {
-	if c.Format == config.LogText {
+	if c.Format == config.LogText || c.Format == config.LogAuto && terminal.Is(w) {
 		w = zerolog.ConsoleWriter{Out: w, NoColor: true, TimeFormat: "15:04:05"}
 	}
 	from.set(c.Level)

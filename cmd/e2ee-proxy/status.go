@@ -125,6 +125,9 @@ func backupText(s *e2ee.Status) string {
 		return "one that is not known to be yours"
 	}
 	text := fmt.Sprintf("on, %d keys", b.Count)
+	if b.Count == 1 {
+		text = "on, one key"
+	}
 	if b.Pending > 0 {
 		text += fmt.Sprintf(", %d waiting to be saved", b.Pending)
 	}

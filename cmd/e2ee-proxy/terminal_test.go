@@ -112,3 +112,17 @@ func TestLongWorkIsSeen(t *testing.T) {
 		})
 	}
 }
+
+// Who runs the proxy by hand reads what it says; a service manager gets JSON.
+func TestLogOnATerminal(t *testing.T) {
+	t.Parallel()
+	cmd := exec.Command("e2ee-proxy", "serve", "--homeserver", "http://127.0.0.1:1", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0", "--data", testproc.FastDir(t))
+	term := testproc.OnTerminal(t, "serve", cmd)
+	term.AwaitShown("what it listens on", regexp.MustCompile(`(?m)^\d\d:\d\d:\d\d INF listening .*listen=127\.0\.0\.1:`).MatchString)
+	if err := cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	if shown, code := term.End(); code != 0 || strings.Contains(shown, `"message"`) {
+		t.Errorf("exit code %d:\n%s", code, shown)
+	}
+}

@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
+	"encoding/base64"
 	"errors"
 	"flag"
 	"fmt"
@@ -13,6 +15,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/internal/controlclient"
 	"e2ee-proxy/internal/qrcode"
 	"e2ee-proxy/internal/terminal"
 )
@@ -53,6 +56,10 @@ func verify(p *process, c command, args []string) error {
 		}
 	}
 	if flags.fingerprint != "" {
+		if !isFingerprint(flags.fingerprint) {
+			return &failure{exitUsage, errors.New("that is not a fingerprint; nothing was changed"),
+				"it has 43 letters and digits, in groups or in one; theirs as known here: " + asUser("devices", a.user) + " " + whom.String()}
+		}
 		err := a.Post(a.ctx, "users/"+urlPath(whom.String())+"/verify", map[string]string{"master_key": flags.fingerprint}, nil)
 		if err != nil {
 			return a.fail(err)
@@ -66,6 +73,12 @@ func verify(p *process, c command, args []string) error {
 		}
 	}
 	return f.run(whom)
+}
+
+// isFingerprint reports whether a text is a public key, with blanks and padding as people write it.
+func isFingerprint(text string) bool {
+	raw, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(strings.Join(strings.Fields(text), ""), "="))
+	return err == nil && len(raw) == ed25519.PublicKeySize
 }
 
 func readPicture(file string) ([]byte, error) {
@@ -96,6 +109,10 @@ type flowAtTerminal struct {
 // until it is over.
 func (f *flowAtTerminal) run(whom id.UserID) error {
 	if err := f.begin(whom); err != nil {
+		said := (*controlclient.RefusedError)(nil)
+		if whom == f.user && f.flags.with == "" && errors.As(err, &said) && strings.Contains(said.Text, "no such device") {
+			return &failure{exitRuntime, errors.New("no other device of " + whom.String() + " has keys to verify"), "name somebody else to verify, or log in with another client of this account first"}
+		}
 		return f.fail(err)
 	}
 	for !f.now.State.Over() {

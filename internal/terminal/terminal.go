@@ -38,8 +38,8 @@ type Terminal struct {
 // New returns a terminal on streams. NO_COLOR in the environment forbids colours, and so does
 // TERM=dumb.
 func New(in io.Reader, out, errs io.Writer, environ []string) *Terminal {
-	t := &Terminal{in: bufio.NewReader(in), out: out, err: errs, Shows: isTerminal(out), moves: isTerminal(errs)}
-	if f, ok := in.(*os.File); ok && isTerminal(f) {
+	t := &Terminal{in: bufio.NewReader(in), out: out, err: errs, Shows: Is(out), moves: Is(errs)}
+	if f, ok := in.(*os.File); ok && Is(f) {
 		t.inFile = f
 	}
 	t.talks = t.inFile != nil && t.moves
@@ -49,7 +49,8 @@ func New(in io.Reader, out, errs io.Writer, environ []string) *Terminal {
 	return t
 }
 
-func isTerminal(s any) bool {
+// Is reports whether something that is read or written is a terminal.
+func Is(s any) bool {
 	f, ok := s.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
 }

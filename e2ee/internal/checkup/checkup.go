@@ -194,7 +194,7 @@ func (w *walk) keyIDs() Link {
 			Message: "The IDs of these keys of your identity are spelt otherwise than the specification says, such as with padding (=): " + strings.Join(odd, ", ") + ".",
 			Hint:    "Whatever made them is broken. POST /_e2ee_proxy/v1/reset makes an identity that others understand."}
 	}
-	return Link{Name: KeyIDs, State: OK, Message: "The keys of your identity are spelt as others look for them."}
+	return Link{Name: KeyIDs, State: OK, Message: "The keys of your identity have the names that others look for."}
 }
 
 // statusLink returns a link of which the status names no problem.
@@ -216,17 +216,31 @@ func (w *walk) statusLink(name string) Link {
 	case Storage:
 		ok, l.Message = s.SecretStorage.Complete, "It is complete."
 	case Backup:
-		ok, l.Message = s.Backup.Trusted && s.Backup.Readable, fmt.Sprintf("It is on, with %d keys.", s.Backup.Count)
+		ok, l.Message = s.Backup.Trusted && s.Backup.Readable, "It is on, with "+counted(s.Backup.Count, "key")+"."
 		if !s.Backup.Enabled && !unread {
 			ok, l.Message = true, "You have switched it off."
 		}
 	case OwnDevices:
-		ok, l.Message = !unread, fmt.Sprintf("All of them are confirmed: %d others with keys.", len(s.OtherDevices))
+		ok, l.Message = !unread, "There are no others with keys."
+		if n := len(s.OtherDevices); n > 0 {
+			l.Message = "Your identity has confirmed " + counted(n, "other") + " with keys, all that there are."
+		}
 	}
 	if !ok {
 		return Link{Name: name, State: Unknown, Message: "It could not be read; ask again in a moment."}
 	}
 	return l
+}
+
+// counted names a number of things.
+func counted(n int, thing string) string {
+	switch n {
+	case 0:
+		return "no " + thing + "s"
+	case 1:
+		return "one " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
 }
 
 func (w *walk) oneTimeKeys() Link {
