@@ -11,6 +11,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"maunium.net/go/mautrix/crypto/backup"
 	"maunium.net/go/mautrix/id"
@@ -297,4 +298,11 @@ func (d *Device) WaitingHistory(ctx context.Context) (int, error) {
 		Bundles []json.RawMessage `json:"bundles"`
 	}](ctx, d.core, identity.SecretHistory)
 	return len(waits.Bundles), err
+}
+
+// KeyBegunAt returns when the room's key was made, also before anybody was given it.
+func (d *Device) KeyBegunAt(room id.RoomID) time.Time {
+	d.core.Mu.Lock()
+	defer d.core.Mu.Unlock()
+	return d.outbound.BegunAt(room)
 }

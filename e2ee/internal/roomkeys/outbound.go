@@ -154,9 +154,12 @@ func (o *Outbound) GivenSince(begun map[id.Curve25519]int) map[id.Curve25519]boo
 	return given
 }
 
-// BegunAt returns when the room's current session was made; zero when none is in memory. The
-// caller holds the device's lock.
+// BegunAt returns when the room's current session was made, or one that is about to be shared; zero
+// when none is in memory. The caller holds the device's lock.
 func (o *Outbound) BegunAt(room id.RoomID) time.Time {
+	if made := o.fresh[room]; made != nil {
+		return made.row.CreatedAt
+	}
 	if out := o.sessions[room]; out != nil {
 		return out.row.CreatedAt
 	}

@@ -96,7 +96,7 @@ func TestMustRotate(t *testing.T) {
 }
 
 // Who leaves a room may have its key if they were a member, or were given it in another way:
-// then it is not used again (requirements 9.3, 9.4).
+// then it is not used again (requirements 9.3, 9.4), nor is one that is about to be shared.
 func TestSessionAfterDepartures(t *testing.T) {
 	t.Parallel()
 	shares := map[store.DeviceRef]store.Share{
@@ -113,11 +113,12 @@ func TestSessionAfterDepartures(t *testing.T) {
 	} {
 		o := NewOutbound(&core.Device{Env: &core.Env{Now: time.Now}}, nil, nil, nil, nil)
 		o.sessions = map[id.RoomID]*outboundSession{"!r:x": {shares: shares}}
+		o.fresh["!r:x"] = &outboundSession{}
 		s := o.Begin()
 		o.Departed(s, "!r:x", tc.user, tc.member)
 		o.Departed(s, "!r:x", tc.user, tc.member)
 		s.ApplyToMemory()
-		if n := len(s.Changes.DiscardOutbound); n > 1 || (n == 1) != tc.want || o.sessions["!r:x"].row.Discard != tc.want {
+		if n := len(s.Changes.DiscardOutbound); n > 1 || (n == 1) != tc.want || o.sessions["!r:x"].row.Discard != tc.want || o.fresh["!r:x"].row.Discard != tc.want {
 			t.Errorf("%s, a member %v: discarded %d times, want %v", tc.user, tc.member, n, tc.want)
 		}
 	}
