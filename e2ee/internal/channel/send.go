@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"runtime"
 	"sync"
+	"sync/atomic"
 
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
@@ -30,8 +32,24 @@ func (o *Olm) ClaimFor(ctx context.Context, devices []*trustcache.Device) (map[s
 	if err != nil {
 		return nil, err
 	}
+	if len(need) < minPrepared || runtime.GOMAXPROCS(0) == 1 {
+		return o.claim(ctx, need)
+	}
+	o.Mu.Lock()
+	own := o.keys
+	o.Mu.Unlock()
+	var enough atomic.Bool
+	var preparing sync.WaitGroup
+	preparing.Go(func() { own.Prepare(keysOf(need), enough.Load) })
+	defer func() {
+		enough.Store(true)
+		preparing.Wait()
+	}()
 	return o.claim(ctx, need)
 }
+
+// minPrepared is for how many new sessions at least something is done while their keys are claimed.
+const minPrepared = 8
 
 // strangers returns those of the devices with which there is no session.
 func (o *Olm) strangers(ctx context.Context, devices []*trustcache.Device) ([]*trustcache.Device, error) {
@@ -158,6 +176,7 @@ func (o *Olm) EncryptRequests(ctx context.Context, s *core.Step, eventType strin
 
 func (o *Olm) seal(s *core.Step, sessions *olm.Sessions, eventType string, content json.RawMessage, devices []*trustcache.Device, claimed map[store.DeviceRef]id.Curve25519) (sealed []olm.Message, without []*trustcache.Device) {
 	sealed, renewed, without := sessions.SealAll(o.keys, o.newFrame(eventType, content), devices, claimed, o.Env.Now())
+	o.keys.DropPrepared()
 	for _, ref := range renewed {
 		s.After(func() { delete(o.noKeys, ref) })
 	}

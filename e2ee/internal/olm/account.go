@@ -28,6 +28,7 @@ type Account struct {
 	Curve25519 id.Curve25519
 	// agreement returns the identity key, ready for key agreements.
 	agreement func() (*ecdh.PrivateKey, error)
+	prepared  *prepared // has its own lock
 }
 
 // NewAccount makes the private keys of a new device.
@@ -44,7 +45,7 @@ func wrapAccount(acc *goolm.Account) (*Account, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read device keys: %w", err)
 	}
-	a := &Account{Account: *acc, Ed25519: ed, Curve25519: curve}
+	a := &Account{Account: *acc, Ed25519: ed, Curve25519: curve, prepared: &prepared{}}
 	a.agreement = sync.OnceValues(func() (*ecdh.PrivateKey, error) {
 		return ecdh.X25519().NewPrivateKey(a.IdKeys.Curve25519.PrivateKey)
 	})
@@ -205,32 +206,29 @@ func (a *Account) agree(theirKey, oneTimeKey id.Curve25519) (*session.OlmSession
 	if err != nil {
 		return nil, err
 	}
-	base, err := ecdh.X25519().GenerateKey(rand.Reader)
-	if err != nil {
-		return nil, err
-	}
-	ratchet, err := newRatchetKey()
-	if err != nil {
-		return nil, err
-	}
-	shared := make(secret.Bytes, 0, 3*32)
-	defer func() { shared.Wipe() }()
-	for _, pair := range []struct {
-		own  *ecdh.PrivateKey
-		peer *ecdh.PublicKey
-	}{{identity, once}, {base, theirs}, {base, once}} {
-		part, err := pair.own.ECDH(pair.peer) // refuses points that make the secret all zero
-		if err != nil {
+	begun := a.prepared.take(theirKey)
+	if begun == nil {
+		if begun, err = begin(theirs); err != nil {
 			return nil, err
 		}
-		shared = append(shared, part...)
 	}
+	first, err := identity.ECDH(once) // refuses points that make the secret all zero
+	if err != nil {
+		return nil, err
+	}
+	last, err := begun.base.ECDH(once)
+	if err != nil {
+		return nil, err
+	}
+	shared := secret.Bytes(slices.Concat(first, begun.agreement, last))
+	defer shared.Wipe()
+	begun.agreement.Wipe()
 	s := session.NewOlmSession()
-	if err := s.Ratchet.InitializeAsAlice(shared, ratchet); err != nil {
+	if err := s.Ratchet.InitializeAsAlice(shared, begun.ratchet); err != nil {
 		return nil, err
 	}
 	s.AliceIdentityKey = a.IdKeys.Curve25519.PublicKey
-	s.AliceBaseKey, s.BobOneTimeKey = base.PublicKey().Bytes(), once.Bytes()
+	s.AliceBaseKey, s.BobOneTimeKey = begun.base.PublicKey().Bytes(), once.Bytes()
 	return s, nil
 }
 
