@@ -131,6 +131,7 @@ func (r *read) take(x *Exchange, dev Device, resp *http.Response, at *tokens, sh
 			return nil, "", err
 		}
 	}
+	pass.Size = resp.ContentLength
 	if body, err = r.rewriter.Read(resp.Body, pass); err != nil {
 		return nil, "", err
 	}

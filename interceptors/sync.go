@@ -206,7 +206,7 @@ func (h *syncHandler) answer(x *Exchange, dev Device, in ClientSync, since strin
 	update.Since = since
 	update.unread.known, update.unread.split = dev.KnownEncrypted, filter.SplitsThreads()
 	defer update.held.release()
-	pass := rewrite.Pass{Owner: x.Identity.UserID, Filter: filter, Hooks: update.hooks()}
+	pass := rewrite.Pass{Owner: x.Identity.UserID, Size: resp.ContentLength, Filter: filter, Hooks: update.hooks()}
 	if since != "" {
 		pass.Rest = e2ee.OrderAfter
 	}

@@ -234,7 +234,11 @@ func (u *syncUpstream) Do(x *interceptors.Exchange, c interceptors.Change) (*htt
 		h.Set("Content-Type", "application/json")
 		h.Set("Content-Length", "1")
 		h.Set("Etag", "x")
-		return &http.Response{StatusCode: status, Header: h, Body: io.NopCloser(body)}
+		length := int64(-1)
+		if whole, ok := body.(*bytes.Reader); ok {
+			length = whole.Size()
+		}
+		return &http.Response{StatusCode: status, Header: h, Body: io.NopCloser(body), ContentLength: length}
 	}
 	switch c.Pattern {
 	case "/_matrix/client/{version}/user/{userId}/filter/{filterId}":

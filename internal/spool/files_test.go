@@ -21,6 +21,8 @@ type world struct {
 	dir   string
 	disk  *budget.Budget
 	files *spool.Files
+	// secret says that the bodies are no ciphertext.
+	secret bool
 }
 
 func newWorld(t *testing.T, total, share int64) *world {
@@ -34,7 +36,7 @@ func newWorld(t *testing.T, total, share int64) *world {
 // write returns a spool with n bytes of c.
 func (w *world) write(owner string, expected int64, c byte, n int) *spool.Spool {
 	w.t.Helper()
-	s := spool.New(spool.Options{Dir: w.dir, Disk: w.disk, Owner: owner, Ciphertext: true, Files: w.files, Expected: expected})
+	s := spool.New(spool.Options{Dir: w.dir, Disk: w.disk, Owner: owner, Ciphertext: !w.secret, Files: w.files, Expected: expected})
 	fill(w.t, s, bytes.Repeat([]byte{c}, n), mib)
 	return s
 }
@@ -57,7 +59,15 @@ func (w *world) taken(want int64) {
 // also when it is shorter than it was said to be. Its room is taken in the name of whoever has it.
 func TestFilesAreUsedAgain(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, 100*mib, 40*mib)
+	for _, secret := range []bool{false, true} {
+		w := newWorld(t, 100*mib, 40*mib)
+		w.secret = secret
+		usedAgain(t, w)
+	}
+}
+
+func usedAgain(t *testing.T, w *world) {
+	t.Helper()
 	w.close(w.write("alice", 20*mib, 'a', 20*mib))
 	w.taken(20 * mib)
 	for size, taken := range map[int]int64{21 * mib: 21 * mib, 9 * mib: 20 * mib} {

@@ -1,6 +1,7 @@
 // Package olm has the cryptography of messages between devices: a device's private keys,
-// its Olm sessions with others, and their plaintexts. It has no state of its own: it
-// changes the values passed to it, and the caller stores them.
+// its Olm sessions with others, and their plaintexts. It has no state of its own but what
+// [Account.Prepare] has made for sessions to come: it changes the values passed to it, and the
+// caller stores them.
 //
 // It promises:
 //   - An [Account] is changed only by the methods that say so; making a session only reads

@@ -149,6 +149,18 @@ func (o *Outbound) unshared(ctx context.Context, roomID id.RoomID, visibility st
 	return left, s.Commit(ctx, "a new outbound session")
 }
 
+// shared returns the session that a share is of.
+func (o *Outbound) shared(ctx context.Context, roomID id.RoomID) (*outboundSession, error) {
+	out, err := o.load(ctx, roomID)
+	if made := o.fresh[roomID]; made != nil {
+		out = made
+	}
+	if err == nil && (out == nil || out.row.Discard) {
+		err = core.ErrRoomChanged
+	}
+	return out, err
+}
+
 // encryptShares encrypts the room key with Olm for the devices that lack it, makes the
 // withheld messages for the others, and stores all of that, with the messages and a session that
 // is new, in one write. The outbox sends them, so that a crash loses none and repeats none with other
@@ -159,15 +171,9 @@ func (o *Outbound) encryptShares(ctx context.Context, roomID id.RoomID, who *Rec
 	if err := who.Still(ctx); err != nil {
 		return nil, err
 	}
-	out, err := o.load(ctx, roomID)
+	out, err := o.shared(ctx, roomID)
 	if err != nil {
 		return nil, err
-	}
-	if made := o.fresh[roomID]; made != nil {
-		out = made
-	}
-	if out == nil || out.row.Discard {
-		return nil, core.ErrRoomChanged
 	}
 	key, err := roomKeyContent(out)
 	if err != nil {

@@ -22,13 +22,19 @@ type Spools struct {
 	// Disk and RAM limit what is kept. What exceeds RAM goes to the disk, so that nobody is
 	// refused for it.
 	Disk, RAM *budget.Budget
-	// Files are used again for what is encrypted already; nil: none are.
+	// Files are used again for bodies whose size is known; nil: none are.
 	Files *spool.Files
 }
 
 // New makes a spool for a user. Zero memory is the spool's default.
 func (s Spools) New(owner id.UserID, memory int) *spool.Spool {
 	return spool.New(spool.Options{Dir: s.Dir, Memory: memory, Disk: s.Disk, RAM: s.RAM, Owner: string(owner)})
+}
+
+// NewOfSize is like New for a body whose size is expected, as far as it is known: a file of one that
+// is gone is used again, which saves what making and removing it costs.
+func (s Spools) NewOfSize(owner id.UserID, expected int64) *spool.Spool {
+	return spool.New(spool.Options{Dir: s.Dir, Disk: s.Disk, RAM: s.RAM, Owner: string(owner), Files: s.Files, Expected: expected})
 }
 
 // NewOfCiphertext is like New, for what is encrypted already. expected is its size, as far as it is

@@ -50,6 +50,8 @@ func New(shape Shape, o Options) *Rewriter {
 type Pass struct {
 	// Owner is in whose name the body is kept.
 	Owner id.UserID
+	// Size is how large it is, as far as that is known.
+	Size int64
 	// Room is the room in the request's path, with [RoomOfPath].
 	Room id.RoomID
 	// Event is the event in the request's path, see [Place.Asked].

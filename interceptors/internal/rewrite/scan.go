@@ -68,7 +68,7 @@ type scan struct {
 // afterwards, unless there is an error.
 func (r *Rewriter) Read(from io.Reader, p Pass) (*Body, error) {
 	b := &Body{
-		rewriter: r, pass: p, kept: r.options.Spools.New(p.Owner, 0), plan: r.options.Spools.New(p.Owner, planMemory),
+		rewriter: r, pass: p, kept: r.options.Spools.NewOfSize(p.Owner, p.Size), plan: r.options.Spools.New(p.Owner, planMemory),
 	}
 	s := &scan{Body: b, shape: &r.shape}
 	if err := s.run(from, b.plan); err != nil {
