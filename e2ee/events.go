@@ -106,10 +106,19 @@ const (
 	roundsWithin = 10 * time.Second
 )
 
+// TransactionTurn lets one request at a time send in a transaction, from before Encrypt until
+// after Sent: a repetition waits for what becomes of the first request. give ends the turn.
+func (d *Device) TransactionTurn(ctx context.Context, out Outgoing) (give func(), err error) {
+	return d.outbound.TransactionTurn(ctx, out)
+}
+
 // Sent remembers the event ID that the homeserver returned for an event that was sent with
 // the transaction ID txn. If it is lost, a retry sends the same ciphertext with the same
 // transaction ID, and the homeserver returns the same event.
 func (d *Device) Sent(out Outgoing, txn string, event id.EventID) { d.outbound.Sent(out, txn, event) }
+
+// NotSent remembers that the homeserver refused an event, so that a repetition need not be looked for.
+func (d *Device) NotSent(out Outgoing, txn string) { d.outbound.Sent(out, txn, "") }
 
 // ClearTransaction returns the transaction ID with which an event goes to the homeserver in
 // clear: the client's, unless that was used for something else.

@@ -179,6 +179,10 @@ func (d *fakeDevice) NoteVisibility(ctx context.Context, room id.RoomID, visibil
 	return errors.Join(d.note("visibility %s %s", visibility, room), ctx.Err())
 }
 
+func (d *fakeDevice) TransactionTurn(context.Context, e2ee.Outgoing) (func(), error) {
+	return func() {}, nil
+}
+
 func (d *fakeDevice) Encrypt(_ context.Context, out e2ee.Outgoing) (e2ee.Encrypted, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -193,12 +197,17 @@ func (d *fakeDevice) Encrypt(_ context.Context, out e2ee.Outgoing) (e2ee.Encrypt
 	}
 	txn := d.transaction(out, "m.room.encrypted")
 	if old, ok := d.sealed[txn]; ok {
+		next := old
+		next.Again = true // unless it is refused again
+		d.sealed[txn] = next
 		return old, nil
 	}
 	d.encrypts++
 	d.outgoing = append(d.outgoing, string(out.Content))
 	sealed := e2ee.Encrypted{Content: fmt.Appendf(nil, `{"algorithm":"m.megolm.v1.aes-sha2","ciphertext":"sealed%d","session_id":"s"}`, d.encrypts), TxnID: txn}
-	d.sealed[txn] = sealed
+	again := sealed
+	again.Again = true
+	d.sealed[txn] = again
 	return sealed, nil
 }
 
@@ -207,6 +216,14 @@ func (d *fakeDevice) Sent(out e2ee.Outgoing, txn string, event id.EventID) {
 	defer d.mu.Unlock()
 	d.notes = append(d.notes, fmt.Sprintf("sent %s %s", out.Type, event))
 	d.sealed[txn] = e2ee.Encrypted{EventID: event}
+}
+
+func (d *fakeDevice) NotSent(_ e2ee.Outgoing, txn string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	was := d.sealed[txn]
+	was.Again = false
+	d.sealed[txn] = was
 }
 
 // ClearTransaction names the transaction as Encrypt does.

@@ -252,10 +252,22 @@ func (r *rooms) encryptAndSend(x *Exchange, dev Device, out e2ee.Outgoing, sent 
 		out.TxnID = ownTxn(x)
 		change.Pattern = x.Endpoint.Pattern + "/{txnId}"
 	}
-	ctx := x.Request.Context()
-	made, err := dev.Encrypt(ctx, out)
+	give, err := dev.TransactionTurn(x.Request.Context(), out)
+	if err != nil {
+		return err
+	}
+	defer give()
+	made, err := dev.Encrypt(x.Request.Context(), out)
 	if err != nil {
 		return engineerr.NotSent(engineerr.For(fmt.Errorf("encrypt: %w", err)))
+	}
+	if made.Again && made.EventID == "" {
+		if made.EventID = sentBefore(x, out.RoomID, made.Content); made.EventID != "" {
+			dev.Sent(out, made.TxnID, made.EventID)
+			if err := sent(made.EventID); err != nil {
+				return err
+			}
+		}
 	}
 	if made.EventID != "" {
 		return x.WriteJSON(map[string]id.EventID{"event_id": made.EventID})
@@ -267,12 +279,19 @@ func (r *rooms) encryptAndSend(x *Exchange, dev Device, out e2ee.Outgoing, sent 
 		return apierr.CannotEncrypt(false, errors.New("the engine named no transaction"))
 	}
 	change.Body, change.Params["txnId"] = made.Content, made.TxnID
-	resp, err := x.Upstream.Do(x, change)
+	ctx, stop := outlasting(x.Request.Context())
+	defer stop()
+	asking := *x
+	asking.Request = x.Request.WithContext(ctx)
+	resp, err := x.Upstream.Do(&asking, change)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = resp.Body.Close() }()
-	if resp.StatusCode == http.StatusOK {
+	switch {
+	case resp.StatusCode/100 == 4:
+		dev.NotSent(out, made.TxnID)
+	case resp.StatusCode == http.StatusOK:
 		if event := exchange.AnswerObject(resp).TextOrEmpty("event_id"); event != "" { // a delayed event has no ID yet
 			dev.Sent(out, made.TxnID, id.EventID(event))
 			if err := sent(id.EventID(event)); err != nil {

@@ -10,6 +10,7 @@ type Rank uint8
 
 const (
 	RankVerify  Rank = iota + 1 // verification: something happens to a verification
+	RankRetries                 // roomkeys: one transaction is sent
 	RankSends                   // roomkeys: a send into one room
 	RankUpkeep                  // schedule.Schedule.UpkeepTurn: maintenance of a device
 	RankHistory                 // sharedhistory: history is shared, or taken

@@ -32,6 +32,15 @@ type Encrypted struct {
 	// EventID is set when this transaction was sent before: the caller answers with it and
 	// sends nothing.
 	EventID id.EventID
+	// Again is true for what was encrypted before and has perhaps been sent.
+	Again bool
+}
+
+// TransactionTurn lets one request at a time send in a transaction. Dendrite (0.15.2) makes two
+// events of one transaction when it is repeated while the first request is under way. give ends the
+// turn.
+func (o *Outbound) TransactionTurn(ctx context.Context, out Outgoing) (give func(), err error) {
+	return o.retries.Take(ctx, store.TxnRef{RoomID: out.RoomID, Type: typeEncrypted, TxnID: out.TxnID})
 }
 
 // Turn lets one send at a time prepare in a room. give ends the turn.

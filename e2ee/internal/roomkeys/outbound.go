@@ -28,7 +28,8 @@ type Outbound struct {
 	rooms   *rooms.Table
 	host    OutboundHost
 
-	sends    locks.Turns[id.RoomID] // has its own lock
+	sends    locks.Turns[id.RoomID]    // has its own lock
+	retries  locks.Turns[store.TxnRef] // has its own lock
 	sessions map[id.RoomID]*outboundSession
 	fresh    map[id.RoomID]*outboundSession // made for a share under way, and not stored yet
 	sent     map[store.TxnRef]sent
@@ -46,6 +47,7 @@ func NewOutbound(dev *core.Device, own *ownidentity.Identity, olm *channel.Olm, 
 	return Outbound{
 		Device: dev, own: own, channel: olm, rooms: table, host: host,
 		sends:    locks.Turns[id.RoomID]{Place: dev.Env.Order.At(locks.RankSends)},
+		retries:  locks.Turns[store.TxnRef]{Place: dev.Env.Order.At(locks.RankRetries)},
 		sessions: make(map[id.RoomID]*outboundSession), fresh: make(map[id.RoomID]*outboundSession), sent: make(map[store.TxnRef]sent),
 	}
 }

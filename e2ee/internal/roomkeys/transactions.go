@@ -31,7 +31,7 @@ const typeEncrypted = "m.room.encrypted"
 // client uses the IDs that are made here.
 const maxNames = 4
 
-// sent is a transaction that the homeserver has confirmed.
+// sent is a transaction that the homeserver has confirmed; without an event it was refused.
 type sent struct {
 	said  [32]byte
 	event id.EventID
@@ -103,11 +103,11 @@ func (o *Outbound) Repeated(ctx context.Context, out Outgoing) (done Encrypted, 
 	if err != nil || !repeated {
 		return Encrypted{}, txn, false, err
 	}
-	done = Encrypted{Content: txn.Ciphertext, TxnID: txn.TxnID}
+	done = Encrypted{Content: txn.Ciphertext, TxnID: txn.TxnID, Again: true}
 	o.Mu.Lock()
 	defer o.Mu.Unlock()
 	if sent := o.sent[txn.TxnRef]; sent.said == txn.Said {
-		done.EventID = sent.event
+		done.EventID, done.Again = sent.event, sent.event != ""
 	}
 	return done, txn, true, nil
 }

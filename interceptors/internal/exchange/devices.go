@@ -99,11 +99,16 @@ type Device interface {
 	// NoteVisibility records a change of m.room.history_visibility that the homeserver has
 	// just accepted from the client.
 	NoteVisibility(ctx context.Context, room id.RoomID, visibility string) error
+	// TransactionTurn lets one request at a time send in a transaction, from before Encrypt until
+	// after Sent.
+	TransactionTurn(ctx context.Context, out e2ee.Outgoing) (give func(), err error)
 	// Encrypt encrypts an event and shares the room key; when it returns everything is stored.
 	Encrypt(ctx context.Context, out e2ee.Outgoing) (e2ee.Encrypted, error)
 	// Sent records the event ID that the homeserver returned for an Outgoing that was sent
 	// with the transaction ID txn.
 	Sent(out e2ee.Outgoing, txn string, event id.EventID)
+	// NotSent records that the homeserver refused it.
+	NotSent(out e2ee.Outgoing, txn string)
 	// ClearTransaction returns the transaction ID with which an event goes on in clear: the
 	// client's own, unless that was used for something else.
 	ClearTransaction(ctx context.Context, out e2ee.Outgoing) (string, error)
