@@ -513,6 +513,7 @@ type call struct {
 	maxBody int64 // 64 KiB unless given
 	ctx     context.Context
 	header  http.Header
+	again   bool // a replica that ended may have done it
 }
 
 // do runs a handler. The error is what the renderer would get.
@@ -550,7 +551,7 @@ func (w *world) do(c call) (*httptest.ResponseRecorder, error) {
 	}
 	err := handler(&Exchange{
 		Writer: rec, Request: req, Upstream: w.up, Devices: devices, Identity: w.who,
-		Endpoint: Endpoint{Pattern: pattern, Version: c.version, Params: params},
+		Endpoint: Endpoint{Pattern: pattern, Version: c.version, Params: params}, Again: c.again,
 	})
 	if err != nil && rec.Body.Len() > 0 {
 		w.t.Errorf("%s answered and failed: %v", c.handler, err)

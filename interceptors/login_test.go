@@ -304,6 +304,43 @@ func TestLogout(t *testing.T) {
 	}
 }
 
+// Attack: a replica dies while it ends sessions, and the token is refused to the one that does it again,
+// because only this session has ended, by something else: a logout at another place, a token that has
+// expired, or a homeserver that says so. The keys of other devices stay, and those of this one do where
+// the session has not ended.
+func TestEndOfSessionsThatIsOnlySupposed(t *testing.T) {
+	t.Parallel()
+	user := alice.String()
+	own := []string{"forget " + user + " [DEVICE]"}
+	for _, tt := range []struct {
+		handler, pattern string
+		status           int
+		answer           string
+		want             []string
+		code             int
+	}{
+		{Logout, "/logout", 401, `{"errcode":"M_UNKNOWN_TOKEN"}`, own, 200},
+		{LogoutAll, "/logout/all", 401, `{"errcode":"M_UNKNOWN_TOKEN"}`, own, 200},
+		{Deactivate, "/account/deactivate", 401, `{"errcode":"M_UNKNOWN_TOKEN"}`, own, 200},
+		{Logout, "/logout", 401, `{"errcode":"M_UNKNOWN_TOKEN","soft_logout":true}`, nil, 401},
+		{LogoutAll, "/logout/all", 401, `{"errcode":"M_UNKNOWN_TOKEN","soft_logout":true}`, nil, 401},
+		{Deactivate, "/account/deactivate", 401, `{"errcode":"M_UNKNOWN_TOKEN","soft_logout":true}`, nil, 401},
+		{Deactivate, "/account/deactivate", 401, `{"errcode":"M_USER_LOCKED"}`, nil, 401},
+		{LogoutAll, "/logout/all", 200, `{}`, []string{"forget all " + user + " but []"}, 200},
+		{Deactivate, "/account/deactivate", 200, `{}`, []string{"forget account " + user}, 200},
+	} {
+		w := newWorld(t, e2ee.ModeProxied)
+		w.up.respond = func(seen) (int, string) { return tt.status, tt.answer }
+		rec, err := w.do(call{handler: tt.handler, method: http.MethodPost, pattern: tt.pattern, body: `{}`, again: true})
+		if err != nil || rec.Code != tt.code {
+			t.Errorf("%s, %s: got %d %v", tt.handler, tt.answer, rec.Code, err)
+		}
+		if diff := cmp.Diff(tt.want, w.devices.notes); diff != "" {
+			t.Errorf("%s, %s: engine (-want +got):\n%s", tt.handler, tt.answer, diff)
+		}
+	}
+}
+
 // Keys that could not be dropped are no successful logout.
 func TestLogoutNotRecorded(t *testing.T) {
 	t.Parallel()

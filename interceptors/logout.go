@@ -25,14 +25,14 @@ import (
 func logout(x *Exchange) error {
 	return endOnceThen(x, func(ctx context.Context, _ strictjson.Object) error {
 		return forget(ctx, x, x.Identity.DeviceID)
-	})
+	}, nil)
 }
 
 // logoutAll handles [LogoutAll].
 func (s *sessions) logoutAll(x *Exchange) error {
 	return endOnceThen(x, func(ctx context.Context, _ strictjson.Object) error {
 		return errors.Join(s.endConsole(ctx, x), forgetAll(ctx, x))
-	})
+	}, s.endConsole)
 }
 
 // deleteDevice handles [DeleteDevice].
@@ -78,7 +78,7 @@ func (s *sessions) deactivate(x *Exchange) error {
 			return nil
 		}
 		return errors.Join(s.endConsole(ctx, x), engineerr.For(x.Devices.ForgetAccount(ctx, x.Identity.UserID)))
-	})
+	}, s.endConsole)
 }
 
 // endConsole ends the sessions of the request's user at the console.
@@ -100,8 +100,10 @@ func endThen(x *Exchange, done func(ctx context.Context, body strictjson.Object)
 }
 
 // endOnceThen is endThen for what ends the token of the request too: when it may have been done
-// already, and the homeserver does not know the token any more, it was.
-func endOnceThen(x *Exchange, done func(ctx context.Context, body strictjson.Object) error) error {
+// already, and the homeserver does not know the token any more, it was. But that proves the end of this
+// session alone: with it goes what the own device has, and what also ends; other devices' keys go when
+// the homeserver refuses their tokens.
+func endOnceThen(x *Exchange, done func(ctx context.Context, body strictjson.Object) error, also func(context.Context, *Exchange) error) error {
 	if !x.Again {
 		return endThen(x, done)
 	}
@@ -115,13 +117,24 @@ func endOnceThen(x *Exchange, done func(ctx context.Context, body strictjson.Obj
 		return err
 	}
 	defer func() { _ = resp.Body.Close() }()
-	ended := resp.StatusCode == http.StatusUnauthorized && exchange.AnswerObject(resp).TextOrEmpty("errcode") == apierr.CodeUnknownToken
-	if ended || resp.StatusCode == http.StatusOK {
-		if err := done(context.WithoutCancel(x.Request.Context()), body); err != nil {
-			return err
+	ended := false
+	if resp.StatusCode == http.StatusUnauthorized {
+		said := exchange.AnswerObject(resp)
+		ended = said.TextOrEmpty("errcode") == apierr.CodeUnknownToken && !said.IsTrue("soft_logout")
+	}
+	ctx := context.WithoutCancel(x.Request.Context())
+	switch {
+	case resp.StatusCode == http.StatusOK:
+		err = done(ctx, body)
+	case ended:
+		if err = forget(ctx, x, x.Identity.DeviceID); also != nil {
+			err = errors.Join(err, also(ctx, x))
 		}
 	}
-	if ended {
+	switch {
+	case err != nil:
+		return err
+	case ended:
 		return x.WriteJSON(struct{}{})
 	}
 	return x.Upstream.Relay(x, resp)
