@@ -251,6 +251,7 @@ func TestSyncAheadPanics(t *testing.T) {
 // Nothing waits for ever.
 func TestSyncAheadOfAClientThatHangsUp(t *testing.T) {
 	t.Parallel()
+	large := syncBody(3<<20, 60) // some events are a batch
 	for try := range 24 {
 		ctx, hangUp := context.WithCancel(t.Context())
 		dev := &aheadDevice{settle: func(n int) {
@@ -258,7 +259,8 @@ func TestSyncAheadOfAClientThatHangsUp(t *testing.T) {
 				hangUp()
 			}
 		}}
-		w, ended := aheadWorld(t), make(chan struct{})
+		w, ended := newSyncWorld(t, "", interceptors.SyncOptions{}), make(chan struct{})
+		w.up.body = func() io.Reader { return bytes.NewReader(large) }
 		go func() {
 			defer close(ended)
 			_ = w.aheadFor(ctx, t, dev, &keeping{discard: discard{header: http.Header{}}})

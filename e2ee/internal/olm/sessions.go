@@ -34,6 +34,7 @@ type storedSession struct {
 	// onlySent is set once it was used, as long as all that differs from what is stored is how
 	// many messages it has encrypted.
 	onlySent bool
+	taken    bool // for a message that is being sealed
 }
 
 // decoded returns the session, to be changed.
@@ -278,11 +279,10 @@ func (o *Sessions) IsWith(from id.Curve25519, device id.Ed25519) {
 // those that have neither. own is only read.
 func (o *Sessions) SealAll(own *Account, frame *Frame, devices []*trustcache.Device, claimed map[store.DeviceRef]id.Curve25519, now time.Time) (sealed []Message, renewed []store.DeviceRef, without []*trustcache.Device) {
 	todo := make([]*sealing, 0, len(devices))
-	taken := make(map[*storedSession]bool, len(devices))
 	for _, dev := range devices {
 		w := &sealing{dev: dev, oneTimeKey: claimed[store.DeviceRef{UserID: dev.UserID, DeviceID: dev.DeviceID}]}
 		if w.old = o.of(dev); w.old != nil {
-			w.late, taken[w.old] = taken[w.old], true
+			w.late, w.old.taken = w.old.taken, true
 		} else if w.oneTimeKey == "" {
 			without = append(without, dev)
 			continue
@@ -297,6 +297,9 @@ func (o *Sessions) SealAll(own *Account, frame *Frame, devices []*trustcache.Dev
 	for _, w := range todo {
 		if w.late { // another message has moved its session on
 			w.run(own)
+		}
+		if w.old != nil {
+			w.old.taken = false
 		}
 		switch {
 		case w.err != nil:
