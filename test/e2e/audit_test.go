@@ -41,6 +41,7 @@ func TestAuditOfAConversation(t *testing.T) {
 		if !strings.Contains(who, a.UserID+" "+alice.DeviceID+" since ") || !strings.Contains(who, bob.account.UserID+" "+bob.account.DeviceID+" since ") || strings.Contains(who, unsigned) {
 			t.Errorf("who could read the room:\n%s", who)
 		}
+		alice.AwaitDevice(a.UserID, unsigned, false)
 		alice.SignDevice(unsigned)
 		bob.awaitDevice(a.UserID, unsigned, true)
 		wantClean(t, device.AwaitDecrypted(room, bob.SendText(room, "for all of you")), "for all of you")
