@@ -251,16 +251,14 @@ func TestSyncAheadPanics(t *testing.T) {
 // Nothing waits for ever.
 func TestSyncAheadOfAClientThatHangsUp(t *testing.T) {
 	t.Parallel()
-	large := syncBody(3<<20, 60) // some events are a batch
-	for try := range 24 {
+	for try := range 40 {
 		ctx, hangUp := context.WithCancel(t.Context())
 		dev := &aheadDevice{settle: func(n int) {
 			if n == try%3 {
 				hangUp()
 			}
 		}}
-		w, ended := newSyncWorld(t, "", interceptors.SyncOptions{}), make(chan struct{})
-		w.up.body = func() io.Reader { return bytes.NewReader(large) }
+		w, ended := aheadWorld(t), make(chan struct{})
 		go func() {
 			defer close(ended)
 			_ = w.aheadFor(ctx, t, dev, &keeping{discard: discard{header: http.Header{}}})
