@@ -241,7 +241,7 @@ func TestSyncAheadPanics(t *testing.T) {
 	} {
 		out := &keeping{discard: discard{header: http.Header{}}}
 		err := aheadWorld(t).ahead(t, dev, out)
-		if _, ok := errors.AsType[*parallel.Panic](err); !ok {
+		if _, ok := errors.AsType[*parallel.PanicError](err); !ok {
 			t.Errorf("%s: got %v", name, err)
 		}
 	}

@@ -91,7 +91,7 @@ func (p *Proxy) finish(q *request) {
 		} else {
 			// Its value could hold anything, so only its type and place are logged.
 			kind, stack := fmt.Sprintf("%T", v), debug.Stack()
-			if of, ok := v.(*parallel.Panic); ok {
+			if of, ok := v.(*parallel.PanicError); ok {
 				kind, stack = of.Kind, of.Stack
 			}
 			p.log.Error().Str("request_id", q.id.String()).Str("panic", kind).Bytes("stack", stack).Msg("a handler failed")

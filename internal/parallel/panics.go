@@ -7,21 +7,21 @@ import (
 	"sync/atomic"
 )
 
-// Panic is a panic of a goroutine, told to whoever waits for it: it would end the process otherwise,
+// PanicError is a panic of a goroutine, told to whoever waits for it: it would end the process otherwise,
 // for all who use it. It says the type of the value alone, which could hold anything, and the place.
-type Panic struct {
+type PanicError struct {
 	Kind  string
 	Stack []byte
 }
 
-func (p *Panic) Error() string { return fmt.Sprintf("panic with a %s at %s", p.Kind, p.Stack) }
+func (p *PanicError) Error() string { return fmt.Sprintf("panic with a %s at %s", p.Kind, p.Stack) }
 
 // panicOf returns what a recovered value is.
-func panicOf(v any) *Panic {
-	if p, ok := v.(*Panic); ok {
+func panicOf(v any) *PanicError {
+	if p, ok := v.(*PanicError); ok {
 		return p
 	}
-	return &Panic{Kind: fmt.Sprintf("%T", v), Stack: debug.Stack()}
+	return &PanicError{Kind: fmt.Sprintf("%T", v), Stack: debug.Stack()}
 }
 
 // Try calls f. A panic of it is an error.
@@ -37,7 +37,7 @@ func Try(f func() error) (err error) {
 // Group is goroutines that somebody waits for. The zero value is ready for use.
 type Group struct {
 	all   sync.WaitGroup
-	first atomic.Pointer[Panic]
+	first atomic.Pointer[PanicError]
 }
 
 // Go calls f in a goroutine.

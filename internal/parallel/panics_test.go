@@ -34,7 +34,7 @@ func TestPanicsComeToWhoWaits(t *testing.T) {
 		},
 	} {
 		err := parallel.Try(func() error { run(); return nil })
-		p, ok := errors.AsType[*parallel.Panic](err)
+		p, ok := errors.AsType[*parallel.PanicError](err)
 		if !ok || p.Kind != "parallel_test.value" || !strings.Contains(string(p.Stack), "throws") || strings.Contains(err.Error(), "hidden words") {
 			t.Errorf("%s: %v", name, err)
 		}
