@@ -23,23 +23,6 @@ var (
 		sqlio.OfDevice, "their_key", " ORDER BY last_received_at DESC, created_at DESC, session_id")
 )
 
-var selectOlmPeers = sqlio.WhereIn("SELECT their_key FROM olm_sessions", sqlio.OfDevice, "their_key", "")
-
-// OlmPeers returns which of the devices, named by their Curve25519 keys, have a session.
-func (db *DB) OlmPeers(ctx context.Context, acct *Account, device int64, theirKeys []string) (map[string]bool, error) {
-	all := make(map[string]bool, len(theirKeys))
-	err := db.list(ctx, selectOlmPeers, []any{acct.ID, device}, idArgs(unique(theirKeys)), func(r *sql.Rows) error {
-		var key string
-		err := r.Scan(sqlio.TextInto(&key))
-		all[key] = true
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("look for Olm sessions: %w", err)
-	}
-	return all, nil
-}
-
 // olmRow returns the identity of the row for sealing, which ties the session to the other
 // device's key.
 func olmRow(device int64, s *OlmSession) []string {

@@ -70,8 +70,6 @@ func checkDevice(t *testing.T, db *DB, acct *Account, dev Device, c *Changes) {
 func checkSessions(t *testing.T, db *DB, acct *Account, dev int64, c *Changes) {
 	t.Helper()
 	ctx := t.Context()
-	same(t, "OlmPeers", must[map[string]bool](t)(db.OlmPeers(ctx, acct, dev, []string{"curveA", "curveB", "curveC", "curveA"})),
-		map[string]bool{"curveA": true, "curveB": true})
 	olm := must[map[string][]OlmSession](t)(db.OlmSessions(ctx, acct, dev, []string{"curveA", "curveB", "curveC", "curveA"}))
 	same(t, "OlmSessions", olm, map[string][]OlmSession{
 		"curveA": {c.OlmSessions[1], c.OlmSessions[0]}, "curveB": {c.OlmSessions[2]},
@@ -289,7 +287,6 @@ func countVisible(t *testing.T, db *DB, acct *Account, dev int64) int {
 	t.Helper()
 	ctx := t.Context()
 	n := len(must[map[string][]OlmSession](t)(db.OlmSessions(ctx, acct, dev, []string{"curveA", "curveB"})))
-	n += len(must[map[string]bool](t)(db.OlmPeers(ctx, acct, dev, []string{"curveA", "curveB"})))
 	n += len(must[map[SessionRef]InboundSession](t)(db.InboundSessions(ctx, acct, dev, []SessionRef{ref("!r1", "m1")})))
 	for range db.AllInboundSessions(ctx, acct, dev) {
 		n++

@@ -1,0 +1,2 @@
+-- No table changes. What is sealed of an Olm session says from now on with which device it is
+-- (olmsessions_table.go), which versions before this cannot read: they refuse the database.
