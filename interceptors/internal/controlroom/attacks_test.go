@@ -100,6 +100,33 @@ func TestWhatIsSentAgainAnswersNothing(t *testing.T) {
 	}
 }
 
+// The process ends after it has kept a message and before it has answered, and the message is sent
+// again, to the next one. It is told that nothing came of it, once.
+func TestWhatARestartLostIsSaid(t *testing.T) {
+	t.Parallel()
+	w, s := newTurn(t)
+	rooms, err := New(Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	event := e2ee.ControlEventOf("@me:hs", "DEV", "txn")
+	s.view.Lines = []e2ee.ControlLine{{ID: event, Content: json.RawMessage(`{}`)}}
+	for range 2 {
+		out := httptest.NewRecorder()
+		w.call.Exchange = &exchange.Exchange{
+			Writer: out, Identity: exchange.Identity{UserID: "@me:hs", DeviceID: "DEV"},
+			Request:  httptest.NewRequestWithContext(t.Context(), http.MethodPut, "/", strings.NewReader(`{"msgtype":"m.text","body":"reset"}`)),
+			Endpoint: exchange.Endpoint{Params: map[string]string{"eventType": "m.room.message", "txnId": "txn"}},
+		}
+		if err := rooms.send(w.call); err != nil || !strings.Contains(out.Body.String(), string(event)) {
+			t.Errorf("answered %s, %v", out.Body, err)
+		}
+	}
+	if !slices.Equal(s.done, []string{"told"}) {
+		t.Errorf("done: %q", s.done)
+	}
+}
+
 // Somebody follows one verification again and again, or has many things followed, so that nobody
 // else's verification is followed any more. A thing is followed once, and a user has few.
 func TestNobodyTakesAllTheWork(t *testing.T) {

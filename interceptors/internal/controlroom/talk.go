@@ -65,6 +65,7 @@ type talk struct {
 	mu       sync.Mutex
 	asked    *question
 	confused int
+	heard    id.EventID // the message that was answered last
 }
 
 // question is something that was asked, and waits for the next message.

@@ -146,7 +146,7 @@ func (r *Rooms) send(c *call) error {
 		return clientError(err)
 	}
 	if view.Find(event) != nil {
-		return c.WriteJSON(answer)
+		return r.sayIfLost(c, t, view, event)
 	}
 	do := t.understand(said)
 	fresh, err := c.room.Said(c.Request.Context(), e2ee.ControlLine{ID: event, Txn: txn, Content: do.kept})
@@ -156,11 +156,25 @@ func (r *Rooms) send(c *call) error {
 	if err := c.WriteJSON(answer); err != nil || !fresh {
 		return err
 	}
+	t.heard = event
 	// The client has its answer; what follows it sees in the room.
 	_ = http.NewResponseController(c.Writer).Flush()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Request.Context()), commandTime)
 	defer cancel()
 	w := &turn{rooms: r, call: c, talk: t, ctx: ctx, said: said, words: do.words}
 	w.run(do)
+	return nil
+}
+
+// sayIfLost answers a message that is sent again. What the process before this one kept and did not
+// answer is not done unseen: it may have been done, and the question that it answered is gone.
+func (r *Rooms) sayIfLost(c *call, t *talk, view *e2ee.ControlView, event id.EventID) error {
+	lost := t.heard != event && view.Lines[len(view.Lines)-1].ID == event
+	if err := c.WriteJSON(map[string]any{"event_id": event}); err != nil || !lost {
+		return err
+	}
+	t.heard = event
+	w := &turn{rooms: r, call: c, talk: t, ctx: context.WithoutCancel(c.Request.Context())}
+	w.say("The proxy was restarted before it answered this. Write it again.")
 	return nil
 }
