@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -18,6 +17,7 @@ import (
 	"e2ee-proxy/interceptors/apierr"
 	"e2ee-proxy/interceptors/internal/engineerr"
 	"e2ee-proxy/interceptors/internal/exchange"
+	"e2ee-proxy/internal/turns"
 )
 
 // An invitation by e-mail or telephone names no user, and is another one each time: another message
@@ -34,43 +34,13 @@ const (
 	maxRoomState = 128 << 20
 )
 
-// mailTurns let one invitation of a user into a room after the other. The zero value is ready for use.
-type mailTurns struct {
-	mu  sync.Mutex
-	all map[claimedRoom]chan struct{} // closed when the turn ends
-}
-
-func (m *mailTurns) take(ctx context.Context, of claimedRoom) (give func(), err error) {
-	for {
-		m.mu.Lock()
-		before, taken := m.all[of]
-		if !taken {
-			if m.all == nil {
-				m.all = make(map[claimedRoom]chan struct{})
-			}
-			mine := make(chan struct{})
-			m.all[of] = mine
-			m.mu.Unlock()
-			return func() {
-				m.mu.Lock()
-				defer m.mu.Unlock()
-				delete(m.all, of)
-				close(mine)
-			}, nil
-		}
-		m.mu.Unlock()
-		select {
-		case <-before:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}
-}
+// mailTurns let one invitation of a user into a room after the other.
+type mailTurns struct{ turns.Turns[claimedRoom] }
 
 // inviteByMail makes an invitation that names no user, unless that was done.
 func (m *mailTurns) inviteByMail(x *Exchange, room id.RoomID, raw []byte) error {
 	ctx, user := x.Request.Context(), x.Identity.UserID
-	give, err := m.take(ctx, claimedRoom{user, room})
+	give, err := m.Take(ctx, claimedRoom{user, room})
 	if err != nil {
 		return err
 	}

@@ -191,35 +191,3 @@ func TestMailThatIsLateOrRefused(t *testing.T) {
 		m.wantSent("a homeserver that fails", "one@example.org")
 	})
 }
-
-// A user's invitations into a room go one after the other, so that it is known of which one was done;
-// who does not wait any more is told so.
-func TestMailGoesOneAfterTheOther(t *testing.T) {
-	t.Parallel()
-	var turns mailTurns
-	of := claimedRoom{alice, "!r:hs"}
-	give, err := turns.take(t.Context(), of)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if other, err := turns.take(t.Context(), claimedRoom{alice, "!other:hs"}); err != nil {
-		t.Fatal(err)
-	} else {
-		other()
-	}
-	got := make(chan func())
-	go func() {
-		next, _ := turns.take(t.Context(), of)
-		got <- next
-	}()
-	select {
-	case <-got:
-		t.Fatal("two at a time")
-	default:
-	}
-	give()
-	(<-got)()
-	if len(turns.all) != 0 {
-		t.Error("turns are left")
-	}
-}

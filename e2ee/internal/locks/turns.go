@@ -2,63 +2,27 @@ package locks
 
 import (
 	"context"
-	"sync"
+
+	"e2ee-proxy/internal/turns"
 )
 
-// Turns is a keyed lock: one caller at a time has the turn of a key, in no particular
-// order, and waiting ends with the context. Unlike a mutex it may be held during a request
-// to the homeserver, because it blocks only the same key.
+// Turns is a [turns.Turns] with a place in the order of the locks.
 type Turns[K comparable] struct {
 	Place *Place // nil but in tests
 
-	mu    sync.Mutex
-	taken map[K]*turn
-}
-
-type turn struct {
-	slot    chan struct{}
-	holders int
+	of turns.Turns[K]
 }
 
 // Take waits for the turn of a key. The returned func gives it back.
 func (t *Turns[K]) Take(ctx context.Context, key K) (func(), error) {
 	t.Place.take()
-	t.mu.Lock()
-	if t.taken == nil {
-		t.taken = make(map[K]*turn)
+	give, err := t.of.Take(ctx, key)
+	if err != nil {
+		t.Place.give()
+		return nil, err //nolint:wrapcheck // it is the cause of the context's end
 	}
-	mine := t.taken[key]
-	if mine == nil {
-		mine = &turn{slot: make(chan struct{}, 1)}
-		t.taken[key] = mine
-	}
-	mine.holders++
-	t.mu.Unlock()
-	select {
-	case mine.slot <- struct{}{}:
-		return func() { <-mine.slot; t.leave(key, mine) }, nil
-	case <-ctx.Done():
-		t.leave(key, mine)
-		return nil, context.Cause(ctx)
-	}
-}
-
-func (t *Turns[K]) leave(key K, mine *turn) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.Place.give()
-	if mine.holders--; mine.holders > 0 {
-		return
-	}
-	delete(t.taken, key)
-	if len(t.taken) == 0 {
-		t.taken = nil // most locks of most devices are not in use, and an emptied map keeps its memory
-	}
+	return func() { give(); t.Place.give() }, nil
 }
 
 // Idle reports whether nobody has a turn or waits for one.
-func (t *Turns[K]) Idle() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return len(t.taken) == 0
-}
+func (t *Turns[K]) Idle() bool { return t.of.Idle() }

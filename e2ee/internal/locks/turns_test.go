@@ -1,8 +1,6 @@
 package locks_test
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"testing"
 
@@ -10,45 +8,6 @@ import (
 
 	"e2ee-proxy/e2ee/internal/locks"
 )
-
-// One caller at a time has the turn of a key; who gives up leaves nothing behind, and other
-// keys are not concerned.
-func TestTurns(t *testing.T) {
-	t.Parallel()
-	var turns locks.Turns[string]
-	give, err := turns.Take(t.Context(), "a")
-	if err != nil {
-		t.Fatal(err)
-	}
-	gone, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, err := turns.Take(gone, "a"); !errors.Is(err, context.Canceled) {
-		t.Errorf("a second one has the turn, or another error: %v", err)
-	}
-	other, err := turns.Take(t.Context(), "b")
-	if err != nil {
-		t.Fatal(err)
-	}
-	other()
-	if turns.Idle() {
-		t.Error("the first one's turn is over")
-	}
-	waited := make(chan error, 1)
-	go func() {
-		give, err := turns.Take(t.Context(), "a")
-		if err == nil {
-			give()
-		}
-		waited <- err
-	}()
-	give()
-	if err := <-waited; err != nil {
-		t.Error(err)
-	}
-	if !turns.Idle() {
-		t.Error("a turn is left")
-	}
-}
 
 // Whoever takes and gives back is told, in order, by rank.
 func TestOrderIsTold(t *testing.T) {

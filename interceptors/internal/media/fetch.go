@@ -1,13 +1,11 @@
 package media
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
-	"sync"
 
 	"e2ee-proxy/e2ee/attachment"
 	"e2ee-proxy/interceptors/internal/exchange"
@@ -73,7 +71,7 @@ func (e *refusedError) Error() string {
 func (m *Media) fetch(x *exchange.Exchange, f *attachment.File) (*fetched, error) {
 	owner := x.Identity.UserID
 	name := nameOf(owner, f, "")
-	leave, err := m.fetching.take(x.Request.Context(), string(name[:]))
+	leave, err := m.fetching.Take(x.Request.Context(), name)
 	if err != nil {
 		return nil, err
 	}
@@ -131,7 +129,7 @@ func (m *Media) Copy(x *exchange.Exchange, files exchange.Files, uri string, f a
 		return f.Copy, nil
 	}
 	ctx := x.Request.Context()
-	leave, err := m.copying.take(ctx, string(x.Identity.UserID)+" "+uri)
+	leave, err := m.copying.Take(ctx, string(x.Identity.UserID)+" "+uri)
 	if err != nil {
 		return "", err
 	}
@@ -187,37 +185,4 @@ func (*Media) put(x *exchange.Exchange, query url.Values, body io.Reader, size i
 		return "", unusable("The homeserver does not take the file, so that it cannot be sent.")
 	}
 	return uri, nil
-}
-
-// turns lets one at a time do something under a name.
-type turns struct {
-	mu    *sync.Mutex
-	taken map[string]chan struct{}
-}
-
-func newTurns() turns { return turns{new(sync.Mutex), map[string]chan struct{}{}} }
-
-// take waits for the turn. leave must be called.
-func (t turns) take(ctx context.Context, name string) (leave func(), err error) {
-	for {
-		t.mu.Lock()
-		busy, ok := t.taken[name]
-		if !ok {
-			done := make(chan struct{})
-			t.taken[name] = done
-			t.mu.Unlock()
-			return func() {
-				t.mu.Lock()
-				defer t.mu.Unlock()
-				delete(t.taken, name)
-				close(done)
-			}, nil
-		}
-		t.mu.Unlock()
-		select {
-		case <-busy:
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
-	}
 }

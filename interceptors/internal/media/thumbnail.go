@@ -103,7 +103,7 @@ func (m *Media) ForSending(x *exchange.Exchange, files exchange.Files, uri strin
 	if f.Small != nil {
 		return f.Small, nil
 	}
-	leave, err := m.copying.take(x.Request.Context(), string(x.Identity.UserID)+" "+uri)
+	leave, err := m.copying.Take(x.Request.Context(), string(x.Identity.UserID)+" "+uri)
 	if err != nil {
 		return nil, err
 	}

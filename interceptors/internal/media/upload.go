@@ -13,14 +13,15 @@ import (
 	"e2ee-proxy/interceptors/internal/engineerr"
 	"e2ee-proxy/interceptors/internal/exchange"
 	"e2ee-proxy/interceptors/internal/thumbnail"
+	"e2ee-proxy/internal/turns"
 )
 
 // Media holds the handlers of files.
 type Media struct {
 	spools  exchange.Spools
-	copying turns
+	copying turns.Turns[string]
 	// fetching are the files that are being downloaded, kept those that were.
-	fetching turns
+	fetching turns.Turns[keptName]
 	kept     *Kept
 	maker    *thumbnail.Maker
 	small    *pictures
@@ -49,7 +50,7 @@ func New(spools exchange.Spools, maxUpload int64, keep *Kept) (*Media, error) {
 		return nil, err
 	}
 	return &Media{
-		spools: spools, copying: newTurns(), fetching: newTurns(), kept: keep,
+		spools: spools, kept: keep,
 		maker: thumbnail.New(thumbnail.DefaultLimits()), small: small, maxUpload: maxUpload,
 	}, nil
 }

@@ -26,7 +26,7 @@ func (m *Media) Wrap(x *exchange.Exchange, files exchange.Files, uri string) (f 
 		return f, false, nil
 	}
 	ctx := x.Request.Context()
-	leave, err := m.copying.take(ctx, string(x.Identity.UserID)+" "+uri)
+	leave, err := m.copying.Take(ctx, string(x.Identity.UserID)+" "+uri)
 	if err != nil {
 		return f, false, err
 	}
