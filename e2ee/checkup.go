@@ -16,6 +16,7 @@ import (
 	"e2ee-proxy/e2ee/internal/checkup"
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/wire"
+	"e2ee-proxy/internal/backoff"
 	"e2ee-proxy/internal/strictjson"
 )
 
@@ -167,10 +168,7 @@ func (d *Device) talkIn(ctx context.Context, room id.RoomID) (step string, err e
 		return "send the message", err
 	}
 	d.Sent(out, sealed.TxnID, sent.EventID)
-	var event json.RawMessage
-	err = d.core.Call(ctx, wire.Request{
-		Op: "read a message", Method: http.MethodGet, Path: mautrix.ClientURLPath{"v3", "rooms", room, "event", sent.EventID}, Result: &event,
-	})
+	event, err := d.readBack(ctx, room, sent.EventID)
 	if err != nil {
 		return "read the message", err
 	}
@@ -186,4 +184,22 @@ func (d *Device) talkIn(ctx context.Context, room id.RoomID) (step string, err e
 		return "decrypt the message", errOtherText
 	}
 	return "", nil
+}
+
+// readTries is how often an event is asked for that the homeserver has just taken: Dendrite (0.15.2)
+// gives it out a moment later.
+const readTries = 8
+
+func (d *Device) readBack(ctx context.Context, room id.RoomID, event id.EventID) (raw json.RawMessage, err error) {
+	for try := 1; ; try++ {
+		err = d.core.Call(ctx, wire.Request{
+			Op: "read a message", Method: http.MethodGet, Path: mautrix.ClientURLPath{"v3", "rooms", room, "event", event}, Result: &raw,
+		})
+		if wire.Status(err) != http.StatusNotFound || try == readTries {
+			return raw, err
+		}
+		if err := backoff.Wait(ctx, core.RereadPauses().After(try)); err != nil {
+			return nil, err //nolint:wrapcheck // it is the cause of the context's end
+		}
+	}
 }
