@@ -3,9 +3,12 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"sync"
 	"sync/atomic"
@@ -78,18 +81,19 @@ func member(user string) obj {
 	return obj{"type": "m.room.member", "state_key": user, "sender": user, "content": obj{"membership": "join"}}
 }
 
-// query answers for users of the crowd or, when it is about somebody else, not at all.
+// query answers for users of the crowd, and lets the homeserver answer for others, of whom a query can
+// be as well.
 func (c *crowd) query(w http.ResponseWriter, r *http.Request) {
 	var asked struct {
 		Keys map[string]json.RawMessage `json:"device_keys"`
 	}
 	raw := c.read(r, &asked)
-	answer := [3]bytes.Buffer{}
+	answer, others := [3]bytes.Buffer{}, false
 	for user := range asked.Keys {
 		keys, ok := c.keys[user]
 		if !ok {
-			c.pass(w, r, raw)
-			return
+			others = true
+			continue
 		}
 		for i := range answer {
 			if answer[i].Len() > 0 {
@@ -98,7 +102,25 @@ func (c *crowd) query(w http.ResponseWriter, r *http.Request) {
 			fmt.Fprintf(&answer[i], "%q:%s", user, keys[i])
 		}
 	}
-	text(fmt.Appendf(nil, `{"device_keys":{%s},"master_keys":{%s},"self_signing_keys":{%s}}`, &answer[0], &answer[1], &answer[2]))(w, r)
+	whole := fmt.Appendf(nil, `{"device_keys":{%s},"master_keys":{%s},"self_signing_keys":{%s}}`, &answer[0], &answer[1], &answer[2])
+	switch {
+	case !others:
+		text(whole)(w, r)
+	case answer[0].Len() == 0:
+		c.pass(w, r, raw)
+	default:
+		rec := httptest.NewRecorder()
+		c.pass(rec, r, raw)
+		var theirs, ours map[string]map[string]json.RawMessage
+		if err := errors.Join(json.Unmarshal(rec.Body.Bytes(), &theirs), json.Unmarshal(whole, &ours)); err != nil {
+			c.tb.Error(err)
+		}
+		for part, users := range theirs {
+			maps.Copy(users, ours[part])
+			ours[part] = users
+		}
+		text(marshal(c.tb, ours))(w, r)
+	}
 }
 
 // claim hands out the same keys to everybody. Devices that are not of the crowd get a key
