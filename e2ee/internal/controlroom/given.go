@@ -10,6 +10,10 @@ import (
 // maxSteps is of how many syncs it is known when they handed something out.
 const maxSteps = 64
 
+// exactFor is how long ago something was handed out when it does not matter any more how long. Of
+// more that came since than there are steps for, the newest are told apart no more.
+const exactFor = 10 * time.Second
+
 // Given is what a device has been handed of the room: what its user may have read. It is in
 // memory only; after a restart nothing counts as read, until it is handed out again.
 type Given struct {
@@ -53,9 +57,13 @@ func (g Given) With(from, to int64, at time.Time) Given {
 		return g // it has them already
 	}
 	steps := append(slices.Clone(g.steps), step{last + 1, to, at})
-	if len(steps) > maxSteps { // what the oldest two say counts as said by the later of them
-		steps[1].from = steps[0].from
-		steps = steps[1:]
+	if n := len(steps); n > maxSteps { // what two of them say counts as said by the later
+		pair := n - 2
+		if at.Sub(steps[1].at) > exactFor {
+			pair = 0
+		}
+		steps[pair+1].from = steps[pair].from
+		steps = slices.Delete(steps, pair, pair+1)
 	}
 	g.steps = steps
 	return g

@@ -35,3 +35,21 @@ func TestGiven(t *testing.T) {
 		t.Error("a page makes what a sync has handed out look newer")
 	}
 }
+
+// Somebody writes again and again, and is answered each time: how long ago the question was handed
+// out stays known.
+func TestGivenStaysKnown(t *testing.T) {
+	t.Parallel()
+	var g Given
+	start := time.Unix(1000, 0)
+	for i := range int64(1000) {
+		g = g.With(0, 10+i, start.Add(time.Duration(i)*10*time.Millisecond))
+	}
+	since, has := g.Has(10)
+	if late := since.Sub(start); !has || late < 0 || late > 500*time.Millisecond {
+		t.Errorf("%v, %v later", has, late)
+	}
+	if len(g.steps) > maxSteps {
+		t.Errorf("%d steps", len(g.steps))
+	}
+}
