@@ -139,3 +139,24 @@ func TestReusedTransactionIDInClear(t *testing.T) {
 		t.Error("the name of the second is given to the third")
 	}
 }
+
+// A message was refused, and the answer to its repetition was lost. What is known of the first time says
+// nothing of the second.
+// Expected: a repetition after a refusal was not sent before; one after that may have been.
+func TestRefusedTransactionIsSentAgain(t *testing.T) {
+	t.Parallel()
+	st := newStage(t, nil)
+	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
+	out := st.outgoing(st.hs.CreateRoom(true, st.alice.UserID, bob.UserID), "once")
+	made, err := st.encrypt(out)
+	if err != nil || made.Again {
+		t.Fatalf("made before: %t, %v", made.Again, err)
+	}
+	st.dev.NotSent(out, made.TxnID)
+	for i, again := range []bool{false, true, true} {
+		repeated, err := st.encrypt(out)
+		if err != nil || repeated.Again != again || !bytes.Equal(repeated.Content, made.Content) || again && repeated.MadeAt.IsZero() {
+			t.Errorf("repetition %d: perhaps sent before: %t, made at %v, %v", i+1, repeated.Again, repeated.MadeAt, err)
+		}
+	}
+}

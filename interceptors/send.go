@@ -262,7 +262,10 @@ func (r *rooms) encryptAndSend(x *Exchange, dev Device, out e2ee.Outgoing, sent 
 		return engineerr.NotSent(engineerr.For(fmt.Errorf("encrypt: %w", err)))
 	}
 	if made.Again && made.EventID == "" {
-		if made.EventID = sentBefore(x, out.RoomID, made.Content); made.EventID != "" {
+		if made.EventID, err = sentBefore(x, out.RoomID, made); err != nil {
+			return err
+		}
+		if made.EventID != "" {
 			dev.Sent(out, made.TxnID, made.EventID)
 			if err := sent(made.EventID); err != nil {
 				return err
@@ -289,7 +292,7 @@ func (r *rooms) encryptAndSend(x *Exchange, dev Device, out e2ee.Outgoing, sent 
 	}
 	defer func() { _ = resp.Body.Close() }()
 	switch {
-	case resp.StatusCode/100 == 4:
+	case resp.StatusCode/100 == 4 && !made.Again: // else an earlier one may be in the making
 		dev.NotSent(out, made.TxnID)
 	case resp.StatusCode == http.StatusOK:
 		if event := exchange.AnswerObject(resp).TextOrEmpty("event_id"); event != "" { // a delayed event has no ID yet

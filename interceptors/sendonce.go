@@ -9,6 +9,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors/internal/exchange"
 )
 
@@ -46,14 +47,29 @@ type sealed struct {
 	Ciphertext string `json:"ciphertext"`
 }
 
-// sentBefore returns the user's own event in a room that has this content; empty if it is not among
-// the last. Where the room cannot be read the message is repeated: the homeserver may know the
-// transaction.
-func sentBefore(x *Exchange, room id.RoomID, content []byte) id.EventID {
+// sentBefore returns the user's own event in a room that a message has become; empty if it is not among
+// the last. One that was made a moment ago may be in the making, for a replica that is gone. Where the
+// room cannot be read the message is repeated: the homeserver may know the transaction.
+func sentBefore(x *Exchange, room id.RoomID, made e2ee.Encrypted) (id.EventID, error) {
 	var want sealed
-	if json.Unmarshal(content, &want) != nil || want.Ciphertext == "" {
-		return ""
+	if json.Unmarshal(made.Content, &want) != nil || want.Ciphertext == "" {
+		return "", nil
 	}
+	for try := 1; ; try++ {
+		event, readable := lookForSent(x, room, want)
+		if event != "" || !readable || try == looks || time.Since(made.MadeAt) > afterGone {
+			return event, nil
+		}
+		select {
+		case <-x.Request.Context().Done():
+			return "", x.Request.Context().Err()
+		case <-time.After(lookEvery):
+		}
+	}
+}
+
+// lookForSent looks among the last events of a room; readable is false where they are not shown.
+func lookForSent(x *Exchange, room id.RoomID, want sealed) (event id.EventID, readable bool) {
 	query := exchange.IdentityQuery(x.Request.URL.Query())
 	query.Set("dir", "b")
 	query.Set("limit", strconv.Itoa(maxLooked))
@@ -61,7 +77,7 @@ func sentBefore(x *Exchange, room id.RoomID, content []byte) id.EventID {
 		Pattern: "/_matrix/client/v3/rooms/{roomId}/messages", Params: map[string]string{"roomId": room.String()}, Query: query,
 	})
 	if err != nil || status != http.StatusOK {
-		return ""
+		return "", false
 	}
 	var page struct {
 		Chunk []struct {
@@ -72,13 +88,13 @@ func sentBefore(x *Exchange, room id.RoomID, content []byte) id.EventID {
 		} `json:"chunk"`
 	}
 	if json.Unmarshal(raw, &page) != nil {
-		return ""
+		return "", false
 	}
 	for _, ev := range page.Chunk {
 		var is sealed
 		if ev.Type == typeEncrypted && ev.Sender == x.Identity.UserID && json.Unmarshal(ev.Content, &is) == nil && is == want {
-			return ev.EventID
+			return ev.EventID, true
 		}
 	}
-	return ""
+	return "", true
 }

@@ -84,3 +84,82 @@ func TestOutlasting(t *testing.T) {
 		}
 	})
 }
+
+// Another replica was killed while the homeserver was making the message. The client repeats it here,
+// before it is in the room. It is waited for, and not sent a second time; what was made long ago is
+// in the room, or is not.
+func TestSendRepeatedWhileItIsBeingMade(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		age                  time.Duration
+		after                int // looks until it is there
+		status               int
+		wantLooks, wantSends int
+	}{
+		"it comes":                {0, 2, 200, 3, 1},
+		"it does not come":        {0, 100, 200, looks, 2},
+		"it was made long ago":    {time.Hour, 100, 200, 1, 2},
+		"the room cannot be read": {0, 100, 403, 1, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, e2ee.ModeProxied)
+				w.up.broken = apierr.Unreachable(errors.New("reset"))
+				if _, err := w.do(sendCall(encryptedRoom, "m.room.message", message)); err == nil {
+					t.Fatal("the answer was not lost")
+				}
+				w.up.broken = nil
+				for txn, made := range w.dev.sealed {
+					made.MadeAt = time.Now().Add(-tc.age)
+					w.dev.sealed[txn] = made
+				}
+				looked, sends := 0, 1
+				w.up.respond = func(s seen) (int, string) {
+					if s.method == http.MethodPut {
+						sends++
+						return 200, `{"event_id":"$event"}`
+					}
+					looked++
+					if looked <= tc.after {
+						return tc.status, `{"chunk":[]}`
+					}
+					return 200, `{"chunk":[{"type":"m.room.encrypted","sender":"@alice:hs.example","event_id":"$found","content":{"session_id":"s","ciphertext":"sealed1"}}]}`
+				}
+				want := `{"event_id":"$found"}`
+				if tc.wantSends > 1 {
+					want = `{"event_id":"$event"}`
+				}
+				rec, err := w.do(sendCall(encryptedRoom, "m.room.message", message))
+				if err != nil || rec.Body.String() != want || looked != tc.wantLooks || sends != tc.wantSends {
+					t.Errorf("got %s %v, looked %d times, sent %d times", rec.Body, err, looked, sends)
+				}
+			})
+		})
+	}
+}
+
+// An answer was lost, and the repetition was refused, which says nothing of the first. The message is
+// looked for all the same.
+func TestSendRefusedAfterALostAnswer(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, e2ee.ModeProxied)
+	w.up.broken = apierr.Unreachable(errors.New("reset"))
+	_, err := w.do(sendCall(encryptedRoom, "m.room.message", message))
+	wantError(t, err, http.StatusBadGateway, apierr.CodeUnknown)
+	w.up.broken = nil
+	page := `{"chunk":[]}`
+	w.up.respond = func(s seen) (int, string) {
+		if s.method == http.MethodPut {
+			return 429, `{"errcode":"M_LIMIT_EXCEEDED"}`
+		}
+		return 200, page
+	}
+	if rec, err := w.do(sendCall(encryptedRoom, "m.room.message", message)); err != nil || rec.Code != 429 {
+		t.Fatalf("got %d %v", rec.Code, err)
+	}
+	page = `{"chunk":[{"type":"m.room.encrypted","sender":"@alice:hs.example","event_id":"$found","content":{"session_id":"s","ciphertext":"sealed1"}}]}`
+	if rec, err := w.do(sendCall(encryptedRoom, "m.room.message", message)); err != nil || rec.Body.String() != `{"event_id":"$found"}` {
+		t.Errorf("got %s %v", rec.Body, err)
+	}
+}

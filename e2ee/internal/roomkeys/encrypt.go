@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"time"
 
 	"maunium.net/go/mautrix/id"
 
@@ -34,6 +35,8 @@ type Encrypted struct {
 	EventID id.EventID
 	// Again is true for what was encrypted before and has perhaps been sent.
 	Again bool
+	// MadeAt is when that was; zero for what is new.
+	MadeAt time.Time
 }
 
 // TransactionTurn lets one request at a time send in a transaction. Dendrite (0.15.2) makes two

@@ -103,11 +103,14 @@ func (o *Outbound) Repeated(ctx context.Context, out Outgoing) (done Encrypted, 
 	if err != nil || !repeated {
 		return Encrypted{}, txn, false, err
 	}
-	done = Encrypted{Content: txn.Ciphertext, TxnID: txn.TxnID, Again: true}
+	done = Encrypted{Content: txn.Ciphertext, TxnID: txn.TxnID, Again: true, MadeAt: txn.CreatedAt}
 	o.Mu.Lock()
 	defer o.Mu.Unlock()
 	if sent := o.sent[txn.TxnRef]; sent.said == txn.Said {
 		done.EventID, done.Again = sent.event, sent.event != ""
+		if !done.Again { // unless it is refused again
+			delete(o.sent, txn.TxnRef)
+		}
 	}
 	return done, txn, true, nil
 }
