@@ -94,7 +94,16 @@ func (v *flagValue) Default() string {
 	case v.setting.path == "homeserver":
 		return "required"
 	}
+	if v.setting.unsetTag != "" {
+		return "default " + v.setting.unsetTag
+	}
 	return "default: none"
+}
+
+// IsSetting reports whether a flag's value is one that [Flags] has registered.
+func IsSetting(v flag.Value) bool {
+	_, is := v.(*flagValue)
+	return is
 }
 
 // kind returns the kind of a setting's values.

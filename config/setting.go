@@ -24,6 +24,8 @@ type setting struct {
 	typ   reflect.Type
 	// kindTag names the kind of a text: a path, an address.
 	kindTag string
+	// unsetTag is what an empty value means where it means something.
+	unsetTag string
 }
 
 func (s setting) env() string {
@@ -53,7 +55,7 @@ func leaves(t reflect.Type, prefix string, index []int) []setting {
 			out = append(out, leaves(f.Type, path+".", at)...)
 			continue
 		}
-		out = append(out, setting{path: path, owner: t.Name(), field: f.Name, index: at, typ: f.Type, kindTag: f.Tag.Get("kind")})
+		out = append(out, setting{path: path, owner: t.Name(), field: f.Name, index: at, typ: f.Type, kindTag: f.Tag.Get("kind"), unsetTag: f.Tag.Get("unset")})
 	}
 	return out
 }

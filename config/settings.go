@@ -42,7 +42,7 @@ type Config struct {
 	// Path of the socket by which the owner of this process, and the administrator of the machine, use
 	// the control API for every account without an access token, as the commands do (docs/control-api.md).
 	// Nobody else can open it. Empty: control.sock under the data directory; off: there is none.
-	ControlSocket string `yaml:"control_socket" kind:"FILE"`
+	ControlSocket string `yaml:"control_socket" kind:"FILE" unset:"control.sock in the data folder"`
 
 	// URL under which clients reach the proxy. When set, /.well-known/matrix/client and
 	// login responses name it instead of the homeserver.

@@ -152,7 +152,7 @@ func commandWords(before []string, last string) []string {
 // flagsOf returns the flags of a command, as it registers them.
 func flagsOf(c command) (all []describedFlag) {
 	asked := &process{describe: func(_ command, fs *flag.FlagSet) {
-		fs.VisitAll(func(f *flag.Flag) { all = append(all, describeFlag(f)) })
+		all = describeFlags(fs)
 	}}
 	// It says its flags, and does nothing.
 	_ = c.run(asked, c, nil)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"flag"
+	"slices"
 	"strings"
 
 	"e2ee-proxy/config"
@@ -20,6 +21,8 @@ type describedFlag struct {
 	kind  string // what it takes; empty for a switch
 	alone bool   // it may stand without a value
 	usage string
+	// setting is true for a setting of the configuration.
+	setting bool
 }
 
 // describeFlag returns what a flag takes and does.
@@ -29,7 +32,7 @@ func describeFlag(f *flag.Flag) describedFlag {
 		kind, usage = v.Kind(), f.Usage+" ("+v.Default()+")"
 	}
 	b, ok := f.Value.(interface{ IsBoolFlag() bool })
-	return describedFlag{name: f.Name, kind: kind, alone: ok && b.IsBoolFlag(), usage: usage}
+	return describedFlag{name: f.Name, kind: kind, alone: ok && b.IsBoolFlag(), usage: usage, setting: config.IsSetting(f.Value)}
 }
 
 // written is the flag as help shows it.
@@ -43,32 +46,50 @@ func (d describedFlag) written() string {
 	return "--" + d.name + " " + d.kind
 }
 
-// synopsis is how a command is called.
-func (c command) synopsis() string {
-	text := "e2ee-proxy " + c.name
-	if c.args != "" {
-		text += " " + c.args
+// manySettings is more than any command takes of its own choice.
+const manySettings = 20
+
+// shown returns the flags that help shows of a command's, in what order, and whether it says of the
+// settings only that there are all of them: they would bury the others.
+func (c command) shown(flags []describedFlag) (all []describedFlag, settingsToo bool) {
+	isSetting := func(d describedFlag) bool { return d.setting }
+	settings := slices.DeleteFunc(slices.Clone(flags), func(d describedFlag) bool { return !d.setting })
+	if len(settings) < manySettings || c.name == "serve" || c.name == "config check" {
+		return flags, false
 	}
-	return text + " [flags]"
+	return slices.DeleteFunc(slices.Clone(flags), isSetting), true
 }
 
-// about is what a command does, as a sentence.
-func (c command) about() string { return strings.ToUpper(c.summary[:1]) + c.summary[1:] + "." }
+// settingsHelp is what help says of settings that it does not show.
+const settingsHelp = "Every setting is a flag too: e2ee-proxy serve -h"
 
 // flagHelp returns the output of COMMAND -h: each flag with its kind and default.
 func flagHelp(t *terminal.Terminal, c command, fs *flag.FlagSet) string {
 	var text strings.Builder
 	text.WriteString(t.Paint(terminal.Bold, "Usage:") + " " + c.synopsis() + "\n\n" + terminal.Wrap(c.about(), 0, ""))
-	first := true
-	fs.VisitAll(func(f *flag.Flag) {
-		if first {
-			text.WriteString("\n" + t.Paint(terminal.Bold, "Flags:") + "\n")
-			first = false
-		}
-		d := describeFlag(f)
+	flags, settingsToo := c.shown(describeFlags(fs))
+	if len(flags) > 0 {
+		text.WriteString("\n" + t.Paint(terminal.Bold, "Flags:") + "\n")
+	}
+	for _, d := range flags {
 		text.WriteString("  " + t.Paint(terminal.Good, d.written()) + "\n" + terminal.Wrap(d.usage, 8, ""))
-	})
+	}
+	if settingsToo {
+		text.WriteString("\n" + settingsHelp + "\n")
+	}
+	if len(c.examples) > 0 {
+		text.WriteString("\n" + t.Paint(terminal.Bold, "Examples:") + "\n")
+	}
+	for _, example := range c.examples {
+		text.WriteString("  " + c.call(example) + "\n")
+	}
 	return text.String()
+}
+
+// describeFlags returns all flags of a set in words.
+func describeFlags(fs *flag.FlagSet) (all []describedFlag) {
+	fs.VisitAll(func(f *flag.Flag) { all = append(all, describeFlag(f)) })
+	return all
 }
 
 // meantFlag returns the flag that was probably meant by an unknown one; empty when all are

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"flag"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -29,6 +30,55 @@ func TestHelpFits(t *testing.T) {
 		}
 		if out.Len() == 0 || strings.Contains(out.String(), "\x1b") {
 			t.Errorf("%v: got %q", args, out.String())
+		}
+	}
+}
+
+// The examples in help are calls that can be made: with flags that there are, values after those that
+// take one, and the arguments.
+func TestExamplesAreCalls(t *testing.T) {
+	t.Parallel()
+	for _, c := range commands() {
+		if len(c.examples) == 0 && !c.hidden() && c.name != "version" && c.name != "config example" {
+			t.Errorf("%s has no example", c.name)
+		}
+		for _, example := range c.examples {
+			var rest []string
+			checked := false
+			p := &process{}
+			p.describe = func(c command, fs *flag.FlagSet) {
+				p.describe, checked = nil, true
+				var err error
+				if rest, _, err = p.parseArgs(c, fs, strings.Fields(example)); err != nil {
+					t.Errorf("%s: %v", c.call(example), err)
+				}
+			}
+			if err := c.run(p, c, nil); err != nil || !checked {
+				t.Errorf("%s: %v", c.call(example), err)
+			}
+			if least := len(strings.Fields(c.args)) - strings.Count(c.args, "["); len(rest) < least {
+				t.Errorf("%s has %d arguments", c.call(example), len(rest))
+			}
+		}
+	}
+}
+
+// Settings do not bury the flags of a command that takes them all; serve says them.
+func TestHelpWithoutSettings(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[string]struct{ settings, told bool }{
+		"serve": {true, false}, "audit export": {false, true}, "recovery-key": {false, true}, "status": {false, false},
+	} {
+		var out bytes.Buffer
+		p := &process{stdin: strings.NewReader(""), stdout: &out, stderr: &out}
+		if err := p.run(append(strings.Fields(name), "-h")); err != nil {
+			t.Error(err)
+		}
+		if got := strings.Contains(out.String(), "--log-level"); got != want.settings {
+			t.Errorf("%s shows settings: %t", name, got)
+		}
+		if got := strings.Contains(out.String(), settingsHelp); got != want.told {
+			t.Errorf("%s says that there are settings: %t", name, got)
 		}
 	}
 }

@@ -30,51 +30,6 @@ type process struct {
 	describe func(c command, fs *flag.FlagSet)
 }
 
-// command is one row of the command line.
-type command struct {
-	name string
-	// args are the arguments that are no flags, as help writes them; [ARG] need not be there.
-	args    string
-	summary string
-	run     func(p *process, c command, args []string) error
-}
-
-func commands() []command {
-	return []command{
-		{"serve", "", "run the proxy", serve},
-		{"version", "", "print the version", version},
-		{"healthcheck", "", "ask a running proxy whether it can serve", healthcheck},
-		{"config check", "", "check the configuration and report every problem", configCheck},
-		{"config example", "", "print a commented configuration with every setting", configExample},
-		{"policy test", "FILE", "ask the organisation's rules the examples of a FILE", policyTest},
-		{"status", "", "say how an account stands, and what is to be done", status},
-		{"doctor", "", "find what keeps an account's messages from passing, and what mends it", doctor},
-		{"warnings", "", "say what the owner of an account should know", warnings},
-		{"devices", "[USER]", "list the devices of an account that use the proxy, or somebody's", devices},
-		{"verify", "[USER]", "verify somebody, or another device of the account, by emoji or QR code", verify},
-		{"acknowledge", "USER", "accept the digital identity of somebody who has reset it", acknowledge},
-		{"recover", "", "confirm a device with the recovery key, and get the identity here", recoverAccount},
-		{"bootstrap", "", "create what an account lacks of identity, key storage and backup", bootstrap},
-		{"reset", "", "make a new digital identity, for who lost the recovery key", reset},
-		{"restore", "", "fetch the keys of the whole history from the key backup", restore},
-		{"export", "FILE", "write the room keys of a device into a file", exportKeys},
-		{"import", "FILE", "take room keys from a file", importKeys},
-		{"recovery-key", "", "print the recovery key that the proxy made for an account", recoveryKey},
-		{"audit verify", "", "check that nobody changed the audit log", auditVerify},
-		{"audit checkpoint", "", "print a signed checkpoint of the audit log, to be kept elsewhere", auditCheckpoint},
-		{"audit export", "", "print who was given keys and secrets, and who was not", auditExport},
-		{"audit who-has", "", "print which devices could read a room, and since when", auditWhoHas},
-		{"discard-sessions", "", "discard sending keys, after a machine was set back to a snapshot", discardSessions},
-		{"completion", "SHELL", "print the script by which bash, zsh or fish completes commands", completion},
-		{"man", "FOLDER", "write the pages of the manual into a folder", manPages},
-		{"complete", "", "", complete},
-		{"import-pantalaimon", "", "take over the devices and room keys of pantalaimon", importPantalaimon},
-	}
-}
-
-// hidden reports whether a command is for programs, and not listed.
-func (c command) hidden() bool { return c.summary == "" }
-
 // run finds the command that the arguments begin with, and runs it with the rest. Core
 // dumps are forbidden for all commands, because keys may get into memory.
 func (p *process) run(args []string) error {

@@ -53,9 +53,13 @@ func mainPage() string {
 	for _, e := range exitCodes() {
 		fmt.Fprintf(&b, ".TP\n.B %d\n%s\n", e.code, roff(e.meaning))
 	}
-	b.WriteString(".SH EXAMPLES\n.PP\n.nf\n.RS\ne2ee\\-proxy serve \\-\\-homeserver https://matrix.example.org\n" +
-		"e2ee\\-proxy doctor \\-\\-user @bot:example.org\n.RE\n.fi\n")
-	return b.String()
+	var calls []string
+	for _, c := range commands() {
+		if c.name == "serve" || c.name == "doctor" {
+			calls = append(calls, c.call(c.examples[0]))
+		}
+	}
+	return b.String() + examplesSection(calls)
 }
 
 func commandPage(c command) string {
@@ -65,18 +69,39 @@ func commandPage(c command) string {
 	if c.args != "" {
 		b.WriteString(".I " + roff(c.args) + "\n")
 	}
-	flags := flagsOf(c)
-	if len(flags) > 0 {
+	flags, settingsToo := c.shown(flagsOf(c))
+	if len(flags) > 0 || settingsToo {
 		b.WriteString("[\\fIflags\\fR]\n")
 	}
-	b.WriteString(".SH DESCRIPTION\n" + roff(c.about()) + "\n")
 	if len(flags) > 0 {
 		b.WriteString(".SH OPTIONS\n")
 	}
 	for _, d := range flags {
 		b.WriteString(".TP\n\\fB" + roff(d.written()) + "\\fR\n" + roff(d.usage) + "\n")
 	}
+	if settingsToo {
+		b.WriteString(".PP\nEvery setting is a flag too; see\n.BR e2ee\\-proxy\\-serve (1).\n")
+	}
+	var calls []string
+	for _, example := range c.examples {
+		calls = append(calls, c.call(example))
+	}
+	b.WriteString(examplesSection(calls))
 	b.WriteString(".SH SEE ALSO\n.BR e2ee\\-proxy (1)\n")
+	return b.String()
+}
+
+// examplesSection shows calls as they are typed.
+func examplesSection(calls []string) string {
+	if len(calls) == 0 {
+		return ""
+	}
+	var b strings.Builder
+	b.WriteString(".SH EXAMPLES\n.PP\n.nf\n.RS\n")
+	for _, call := range calls {
+		b.WriteString(roff(call) + "\n")
+	}
+	b.WriteString(".RE\n.fi\n")
 	return b.String()
 }
 
