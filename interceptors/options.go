@@ -24,6 +24,9 @@ type SyncOptions struct {
 	SpoolDir string
 	// SpoolDisk limits the use of SpoolDir: [NewSpoolDisk].
 	SpoolDisk *budget.Budget
+	// SpoolMemory is how much memory outside the heap responses take before they go to SpoolDir, in bytes;
+	// zero: none.
+	SpoolMemory int64
 	// UpdateMemory limits what is held of responses for the engine, until they are answered:
 	// 256 MiB, and 64 MiB for one user.
 	UpdateMemory *budget.Budget
@@ -59,6 +62,7 @@ func (o SyncOptions) withSpools() SyncOptions {
 	if o.spools.Disk == nil {
 		o.spools = exchange.Spools{
 			Dir: o.SpoolDir, Disk: o.SpoolDisk, RAM: budget.New(spoolMemory, spoolMemoryPerUser), Files: spool.NewFiles(o.SpoolDisk),
+			Pool: spool.NewPool(o.SpoolMemory),
 		}
 	}
 	if o.UpdateMemory == nil {

@@ -48,7 +48,7 @@ const editorBuffer = 64 << 10
 // An insertion at the front of a container whose first element is edited too leaves After
 // unset, because that element may be deleted; if it is kept, its Replace has Before set.
 type Editor struct {
-	src *bufio.Reader
+	src source
 	dst *bufio.Writer
 	pos int64 // of src
 	// swallow is set behind a deleted first element: the comma that follows is removed too.
@@ -60,12 +60,49 @@ func NewEditor(dst io.Writer, src io.Reader) *Editor {
 	return &Editor{src: bufio.NewReaderSize(src, editorBuffer), dst: bufio.NewWriterSize(dst, editorBuffer)}
 }
 
+// NewBytesEditor is like [NewEditor], for a document in memory.
+func NewBytesEditor(dst io.Writer, src []byte) *Editor {
+	rest := memory(src)
+	return &Editor{src: &rest, dst: bufio.NewWriterSize(dst, editorBuffer)}
+}
+
+// source is a body that is read from its start.
+type source interface {
+	io.WriterTo
+	Peek(n int) ([]byte, error)
+	Buffered() int
+	Discard(n int) (int, error)
+}
+
+// memory is the rest of a body in memory, as a source.
+type memory []byte
+
+func (m *memory) Peek(n int) ([]byte, error) {
+	if n > len(*m) {
+		return *m, io.EOF
+	}
+	return (*m)[:n], nil
+}
+
+func (m *memory) Buffered() int { return len(*m) }
+
+func (m *memory) Discard(n int) (int, error) {
+	*m = (*m)[n:]
+	return n, nil
+}
+
+func (m *memory) WriteTo(w io.Writer) (int64, error) {
+	n, err := w.Write(*m)
+	*m = (*m)[n:]
+	return int64(n), err //nolint:wrapcheck // an io.WriterTo passes errors on
+}
+
 // Splice applies edits to a document in memory and returns the result.
 func Splice(data []byte, edits []Edit) ([]byte, error) {
 	var out bytes.Buffer
 	out.Grow(len(data))
-	size := min(len(data), editorBuffer)
-	e := &Editor{src: bufio.NewReaderSize(bytes.NewReader(data), size), dst: bufio.NewWriterSize(&out, size)}
+	rest := memory(data)
+	e := &Editor{src: &rest, dst: bufio.NewWriterSize(&out, min(len(data), editorBuffer))}
 	for _, c := range edits {
 		if err := e.Apply(c); err != nil {
 			return nil, err

@@ -74,7 +74,7 @@ func notNil(name []byte) []byte {
 }
 
 // Scan reads one JSON document from r, to the end of r, and calls visit for each value that
-// the graph under root reports. An error of visit ends the scan. It returns the number of
+// the graph under root reports. A reader that is [Whole] is asked for all that was read. An error of visit ends the scan. It returns the number of
 // bytes read as part of the document or white space around it.
 func Scan(r io.Reader, root *Node, opt Options, visit func(*Value) error) (int64, error) {
 	if opt.Window == 0 {
@@ -83,8 +83,11 @@ func Scan(r io.Reader, root *Node, opt Options, visit func(*Value) error) (int64
 	if opt.MaxCapture == 0 {
 		opt.MaxCapture = defaultCapture
 	}
-	s := &scanner{r: r, mem: make([]byte, max(opt.Window, minWindow)), max: opt.MaxCapture, guesses: new(guessTable)}
-	s.b = s.mem[:0]
+	s := &scanner{r: r, window: max(opt.Window, minWindow), max: opt.MaxCapture, guesses: new(guessTable)}
+	if s.all, _ = r.(Whole); s.all == nil {
+		s.mem = make([]byte, s.window)
+		s.b = s.mem[:0]
+	}
 	return s.document(root, opt, visit)
 }
 

@@ -34,13 +34,15 @@ func (e *SyntaxError) Error() string {
 
 // scanner is one pass over one body. Indices named i are into b.
 type scanner struct {
-	r    io.Reader
-	mem  []byte // the window
-	b    []byte // its filled part: mem[:len(b)]
-	base int64  // offset of b[0] in the body
-	eof  bool
-	max  int // MaxCapture
-	slow bool
+	r      io.Reader
+	all    Whole  // nil: what was read is forgotten behind the window
+	mem    []byte // the window
+	b      []byte // its filled part: mem[:len(b)]; all that was read, without a window
+	base   int64  // offset of b[0] in the body
+	eof    bool
+	max    int // MaxCapture
+	window int // Window
+	slow   bool
 
 	depth  int      // containers open in skip
 	bits   []uint64 // one bit for each of them: 1 is an object
@@ -70,6 +72,16 @@ type scanner struct {
 	value Value
 }
 
+// Whole is a reader of a body that keeps what was read in one piece of memory, so that a scan needs no
+// window over it.
+type Whole interface {
+	io.Reader
+	// More reads once, and returns all that was read so far; what it returned before is not used any
+	// more. It reports false, and has not read, if it does not keep what follows: then Read goes on,
+	// and what was returned last is not used any more.
+	More() (all []byte, whole bool, err error)
+}
+
 // fill reads more input behind the window and returns the new index of b[i]. At the end of
 // the input it returns errEnd.
 func (s *scanner) fill(i int) (int, error) {
@@ -77,6 +89,17 @@ func (s *scanner) fill(i int) (int, error) {
 		return i, errEnd
 	}
 	keep := s.keep(i)
+	if s.all != nil {
+		switch err := s.more(); {
+		case errors.Is(err, errWindow):
+			s.all, s.mem = nil, make([]byte, max(s.window, 2*(len(s.b)-keep)))
+			s.b = s.mem[:copy(s.mem, s.b[keep:])]
+			s.base += int64(keep)
+			i, keep = i-keep, 0
+		default:
+			return i, err
+		}
+	}
 	if free := cap(s.mem) - len(s.b); keep > 0 && free < cap(s.mem)/2 {
 		n := copy(s.mem, s.b[keep:])
 		s.b = s.mem[:n]
@@ -91,22 +114,43 @@ func (s *scanner) fill(i int) (int, error) {
 	for range 100 {
 		n, err := s.r.Read(s.mem[len(s.b):cap(s.mem)])
 		s.b = s.mem[:len(s.b)+n]
-		switch {
-		case n > 0:
-			s.eof = errors.Is(err, io.EOF)
-			if err != nil && !s.eof {
-				return i, fmt.Errorf("jsonscan: read body: %w", err)
-			}
-			return i, nil
-		case errors.Is(err, io.EOF):
-			s.eof = true
-			return i, errEnd
-		case err != nil:
-			return i, fmt.Errorf("jsonscan: read body: %w", err)
+		if n > 0 || err != nil {
+			return i, s.came(n, err)
 		}
 	}
 	return i, io.ErrNoProgress
 }
+
+// more is fill without a window: nothing moves. It returns errWindow when there must be one.
+func (s *scanner) more() error {
+	for range 100 {
+		all, whole, err := s.all.More()
+		if !whole {
+			return errWindow
+		}
+		n := len(all) - len(s.b)
+		s.b = all
+		if n > 0 || err != nil {
+			return s.came(n, err)
+		}
+	}
+	return io.ErrNoProgress
+}
+
+// came records that so many bytes were read, with an error of the reader.
+func (s *scanner) came(n int, err error) error {
+	s.eof = errors.Is(err, io.EOF)
+	switch {
+	case s.eof && n == 0:
+		return errEnd
+	case err != nil && !s.eof:
+		return fmt.Errorf("jsonscan: read body: %w", err)
+	}
+	return nil
+}
+
+// errWindow is that the reader does not keep what follows.
+var errWindow = errors.New("jsonscan: kept elsewhere")
 
 // errEnd is the end of the input where more may follow; callers that need more turn it into
 // a SyntaxError.
@@ -117,6 +161,9 @@ var errEnd = errors.New("jsonscan: end of input")
 func (s *scanner) keep(i int) int {
 	at := s.base + int64(i)
 	end := s.base + int64(len(s.b))
+	if s.all != nil { // nothing grows
+		end = at
+	}
 	for f := range s.frames {
 		fr := &s.frames[f]
 		if !fr.pinned {

@@ -35,6 +35,9 @@ type Options struct {
 	// RAM is the budget for the memory; without it there is no limit.
 	RAM   *budget.Budget
 	Owner string
+	// Pool has the memory of a body that is larger; without it, or if nothing of it is left, that goes to
+	// the file.
+	Pool *Pool
 	// Files are used again if there is one for a body of the Expected size, and get the body's own
 	// when it is closed; nil: the file is made, and removed.
 	Files    *Files
@@ -55,6 +58,8 @@ type Spool struct {
 	size    int64
 	taken   int64  // from the budget
 	memory  []byte // all of the body, while there is no file
+	pooled  *piece // what memory is, when it is of the pool
+	holders int    // of memory
 	file    *os.File
 	length  int64  // of the file, which may have been another's
 	unlink  string // what Close must still remove
@@ -80,12 +85,12 @@ func (s *Spool) Write(p []byte) (int, error) {
 	if s.closed {
 		return 0, ErrClosed
 	}
-	if s.file == nil && len(s.memory)+len(p) <= s.opt.Memory && s.takeMemory(len(p)) {
-		s.memory = append(s.memory, p...)
-		s.size += int64(len(p))
-		return len(p), nil
-	}
 	if s.file == nil {
+		if s.makeRoom(len(p)) {
+			s.memory = append(s.memory, p...)
+			s.size += int64(len(p))
+			return len(p), nil
+		}
 		if err := s.toFile(); err != nil {
 			return 0, err
 		}
@@ -93,13 +98,82 @@ func (s *Spool) Write(p []byte) (int, error) {
 	return s.encrypt(p)
 }
 
-// takeMemory takes memory, doubling it up to the threshold. It reports false if there is none.
-func (s *Spool) takeMemory(n int) bool {
+// Room returns memory behind what was written, for some of what follows: n bytes or more if there is
+// so much, and at least one. What is put there is part of the body after [Spool.Wrote]. It returns
+// nil if the body is in no memory, or would not stay there: then there is Write.
+func (s *Spool) Room(n int) []byte {
+	if s.closed || s.file != nil {
+		return nil
+	}
+	if !s.makeRoom(n) && !s.makeRoom(1) {
+		return nil
+	}
+	return s.memory[len(s.memory):cap(s.memory)]
+}
+
+// Wrote says that the first n bytes of [Spool.Room] are the next ones of the body. It returns all of
+// it; the next call of another method that writes may move that.
+func (s *Spool) Wrote(n int) []byte {
+	s.memory = s.memory[:len(s.memory)+n]
+	s.size += int64(n)
+	return s.memory
+}
+
+// Hold returns all of a body that is in memory. It stays there, unchanged, until done is called, which
+// must happen, once. It reports false for a body that is in a file, or was closed.
+func (s *Spool) Hold() (body []byte, done func(), ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed || s.file != nil {
+		return nil, nil, false
+	}
+	s.holders++
+	return s.memory, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.holders--; s.closed {
+			s.release()
+		}
+	}, true
+}
+
+// makeRoom makes room for n bytes behind those in memory, and reports whether it could.
+func (s *Spool) makeRoom(n int) bool {
 	need := len(s.memory) + n
-	if need <= cap(s.memory) {
+	switch {
+	case need <= cap(s.memory):
+		return true
+	case s.pooled != nil:
+		if !s.opt.Pool.grow(s.opt.Owner, s.pooled, int64(need)) {
+			return false
+		}
+		s.memory = s.pooled.mem[:len(s.memory):s.pooled.used]
+		return true
+	case need <= s.opt.Memory && s.opt.Expected <= int64(s.opt.Memory) && s.takeMemory(need):
 		return true
 	}
-	size := min(max(need, 2*cap(s.memory), 4<<10), s.opt.Memory)
+	return s.toPool(need)
+}
+
+// toPool moves what is in memory to memory of the pool, with room for so many bytes.
+func (s *Spool) toPool(need int) bool {
+	if s.opt.Ciphertext { // it is kept for longer than a body in clear
+		return false
+	}
+	p := s.opt.Pool.get(s.opt.Owner, max(int64(need), s.opt.Expected))
+	if p == nil {
+		return false
+	}
+	n := copy(p.mem, s.memory)
+	s.release()
+	s.pooled, s.memory = p, p.mem[:n:p.used]
+	return true
+}
+
+// takeMemory takes memory of the heap: what is expected and one byte, so that its end is seen, or
+// twice as much as before, up to the threshold. It reports false if there is none.
+func (s *Spool) takeMemory(need int) bool {
+	size := min(max(need, 2*cap(s.memory), 4<<10, int(s.opt.Expected)+1), s.opt.Memory)
 	if s.opt.RAM != nil && s.opt.RAM.Take(s.opt.Owner, int64(size-cap(s.memory))) != nil {
 		return false
 	}
@@ -110,9 +184,16 @@ func (s *Spool) takeMemory(n int) bool {
 	return true
 }
 
-// release returns the memory to its budget.
+// release returns the memory to its budget, unless somebody holds it.
 func (s *Spool) release() {
-	if s.opt.RAM != nil {
+	switch {
+	case s.holders > 0:
+		return
+	case s.pooled != nil:
+		s.opt.Pool.put(s.opt.Owner, s.pooled, int64(len(s.memory)))
+		s.pooled, s.memory = nil, nil
+		return
+	case s.opt.RAM != nil:
 		s.opt.RAM.Release(s.opt.Owner, int64(cap(s.memory)))
 	}
 	clear(s.memory)

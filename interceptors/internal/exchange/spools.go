@@ -22,19 +22,23 @@ type Spools struct {
 	// Disk and RAM limit what is kept. What exceeds RAM goes to the disk, so that nobody is
 	// refused for it.
 	Disk, RAM *budget.Budget
+	// Pool has those of up to half of its size that are not ciphertext, instead of the disk; nil: none.
+	Pool *spool.Pool
 	// Files are used again for bodies whose size is known; nil: none are.
 	Files *spool.Files
 }
 
 // New makes a spool for a user. Zero memory is the spool's default.
 func (s Spools) New(owner id.UserID, memory int) *spool.Spool {
-	return spool.New(spool.Options{Dir: s.Dir, Memory: memory, Disk: s.Disk, RAM: s.RAM, Owner: string(owner)})
+	return spool.New(spool.Options{Dir: s.Dir, Memory: memory, Disk: s.Disk, RAM: s.RAM, Owner: string(owner), Pool: s.Pool})
 }
 
 // NewOfSize is like New for a body whose size is expected, as far as it is known: a file of one that
 // is gone is used again, which saves what making and removing it costs.
 func (s Spools) NewOfSize(owner id.UserID, expected int64) *spool.Spool {
-	return spool.New(spool.Options{Dir: s.Dir, Disk: s.Disk, RAM: s.RAM, Owner: string(owner), Files: s.Files, Expected: expected})
+	return spool.New(spool.Options{
+		Dir: s.Dir, Disk: s.Disk, RAM: s.RAM, Owner: string(owner), Pool: s.Pool, Files: s.Files, Expected: expected,
+	})
 }
 
 // NewOfCiphertext is like New, for what is encrypted already. expected is its size, as far as it is
@@ -45,8 +49,15 @@ func (s Spools) NewOfCiphertext(owner id.UserID, expected int64) *spool.Spool {
 	})
 }
 
-// Spooling returns a reader that copies what is read from a body into a spool.
+// Spooling returns a reader that copies what is read from a body into a spool. A scan of it looks at
+// what is in the spool, as long as that is memory.
 func Spooling(from io.Reader, keep *spool.Spool) io.Reader { return &spoolingReader{from, keep} }
+
+const (
+	// leastRead and mostRead are how much is read of a body at once into the memory of its spool, in
+	// bytes: what was read is looked at before the processor's cache has forgotten it.
+	leastRead, mostRead = 4 << 10, 128 << 10
+)
 
 // spoolingReader copies what it reads into a spool.
 type spoolingReader struct {
@@ -82,6 +93,16 @@ func (r *spoolingReader) Read(p []byte) (int, error) {
 		}
 	}
 	return n, err
+}
+
+// More implements [jsonscan.Whole].
+func (r *spoolingReader) More() (all []byte, whole bool, err error) {
+	room := r.keep.Room(leastRead)
+	if room == nil {
+		return nil, false, nil
+	}
+	n, err := r.from.Read(room[:min(len(room), mostRead)])
+	return r.keep.Wrote(n), true, err //nolint:wrapcheck // it is the reader's, io.EOF above all
 }
 
 // SpoolFailure returns the client's error for a spool that took no more; nil when err is

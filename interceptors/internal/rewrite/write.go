@@ -92,7 +92,12 @@ func setSize(resp *http.Response, size int64) {
 
 // run writes the body.
 func (w *writer) run(ctx context.Context, out io.Writer) error {
-	w.edit = jsonscan.NewEditor(out, w.kept.Reader())
+	if body, done, ok := w.kept.Hold(); ok {
+		defer done()
+		w.edit = jsonscan.NewBytesEditor(out, body)
+	} else {
+		w.edit = jsonscan.NewEditor(out, w.kept.Reader())
+	}
 	if err := w.newGatherer().each(ctx, func(p *part) error { return w.write(ctx, p) }); err != nil {
 		return err
 	}
