@@ -246,6 +246,14 @@ func (p *Proxy) copyBody(w http.ResponseWriter, resp *http.Response) error {
 	if resp.ContentLength < 0 {
 		flush = http.NewResponseController(w).Flush
 	}
+	if from, ok := resp.Body.(io.WriterTo); ok {
+		switch _, err := from.WriteTo(clientWriter{w, flush}); {
+		case err == nil, errors.Is(err, errClientGone):
+			return err
+		default:
+			return fmt.Errorf("%w: %w", errBroken, err)
+		}
+	}
 	buf := p.buffers.Get()
 	defer p.buffers.Put(buf)
 	for {
@@ -265,6 +273,23 @@ func (p *Proxy) copyBody(w http.ResponseWriter, resp *http.Response) error {
 			return fmt.Errorf("%w: %w", errBroken, err)
 		}
 	}
+}
+
+// clientWriter writes to a client, and flushes what it wrote if there is flush.
+type clientWriter struct {
+	to    io.Writer
+	flush func() error
+}
+
+func (c clientWriter) Write(p []byte) (int, error) {
+	n, err := c.to.Write(p)
+	if err != nil {
+		return n, fmt.Errorf("%w: %w", errClientGone, err)
+	}
+	if c.flush != nil {
+		_ = c.flush() // a failed flush shows in the next write
+	}
+	return n, nil
 }
 
 // upstreamError returns the client's error for an error of a round trip.

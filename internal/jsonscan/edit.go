@@ -49,7 +49,7 @@ const editorBuffer = 64 << 10
 // unset, because that element may be deleted; if it is kept, its Replace has Before set.
 type Editor struct {
 	src source
-	dst *bufio.Writer
+	dst sink
 	pos int64 // of src
 	// swallow is set behind a deleted first element: the comma that follows is removed too.
 	swallow bool
@@ -57,52 +57,14 @@ type Editor struct {
 
 // NewEditor returns an editor that copies src, a valid JSON document, to dst.
 func NewEditor(dst io.Writer, src io.Reader) *Editor {
-	return &Editor{src: bufio.NewReaderSize(src, editorBuffer), dst: bufio.NewWriterSize(dst, editorBuffer)}
-}
-
-// NewBytesEditor is like [NewEditor], for a document in memory.
-func NewBytesEditor(dst io.Writer, src []byte) *Editor {
-	rest := memory(src)
-	return &Editor{src: &rest, dst: bufio.NewWriterSize(dst, editorBuffer)}
-}
-
-// source is a body that is read from its start.
-type source interface {
-	io.WriterTo
-	Peek(n int) ([]byte, error)
-	Buffered() int
-	Discard(n int) (int, error)
-}
-
-// memory is the rest of a body in memory, as a source.
-type memory []byte
-
-func (m *memory) Peek(n int) ([]byte, error) {
-	if n > len(*m) {
-		return *m, io.EOF
-	}
-	return (*m)[:n], nil
-}
-
-func (m *memory) Buffered() int { return len(*m) }
-
-func (m *memory) Discard(n int) (int, error) {
-	*m = (*m)[n:]
-	return n, nil
-}
-
-func (m *memory) WriteTo(w io.Writer) (int64, error) {
-	n, err := w.Write(*m)
-	*m = (*m)[n:]
-	return int64(n), err //nolint:wrapcheck // an io.WriterTo passes errors on
+	return &Editor{src: stream{bufio.NewReaderSize(src, editorBuffer)}, dst: buffered{bufio.NewWriterSize(dst, editorBuffer)}}
 }
 
 // Splice applies edits to a document in memory and returns the result.
 func Splice(data []byte, edits []Edit) ([]byte, error) {
 	var out bytes.Buffer
 	out.Grow(len(data))
-	rest := memory(data)
-	e := &Editor{src: &rest, dst: bufio.NewWriterSize(&out, min(len(data), editorBuffer))}
+	e := &Editor{src: &memory{data}, dst: &parts{dst: &out}}
 	for _, c := range edits {
 		if err := e.Apply(c); err != nil {
 			return nil, err
@@ -171,7 +133,7 @@ func (e *Editor) Close() error {
 	if err := e.skipComma(-1); err != nil {
 		return err
 	}
-	if _, err := e.src.WriteTo(e.dst); err != nil {
+	if err := e.src.copyRest(e.dst); err != nil {
 		return fmt.Errorf("jsonscan: copy body: %w", err)
 	}
 	return e.Flush()
@@ -218,8 +180,8 @@ func (e *Editor) pass(to int64, keep bool) error {
 			if err != nil {
 				return e.short(err)
 			}
-			if err = e.put(part); err != nil {
-				return err
+			if err = e.dst.Keep(part); err != nil {
+				return fmt.Errorf("jsonscan: write body: %w", err)
 			}
 		}
 		if _, err := e.src.Discard(n); err != nil {

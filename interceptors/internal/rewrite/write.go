@@ -1,7 +1,6 @@
 package rewrite
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -48,15 +47,14 @@ func (b *Body) writer(o Output) *writer { return &writer{Body: b, out: o, wait: 
 // on after it has returned.
 func (b *Body) Relay(x *exchange.Exchange, resp *http.Response, o Output) error {
 	ctx, cancel := context.WithCancel(x.Request.Context())
-	out, to := io.Pipe()
-	done := make(chan struct{})
+	out, done := newHandover(), make(chan struct{})
 	go func() {
 		defer close(done)
-		to.CloseWithError(parallel.Try(func() error { return b.writer(o).run(ctx, to) }))
+		out.end(parallel.Try(func() error { return b.writer(o).run(ctx, out) }))
 	}()
 	defer func() {
 		cancel()
-		_ = out.Close()
+		out.leave()
 		<-done
 	}()
 	// Before the answer has begun, an error can still be returned, and a short answer gets a
@@ -72,10 +70,7 @@ func (b *Body) Relay(x *exchange.Exchange, resp *http.Response, o Output) error 
 		size = int64(n)
 	}
 	setSize(resp, size)
-	resp.Body = struct {
-		io.Reader
-		io.Closer
-	}{io.MultiReader(bytes.NewReader(first[:n]), out), resp.Body}
+	resp.Body = &relayed{first[:n], out, resp.Body}
 	return x.Upstream.Relay(x, resp)
 }
 
