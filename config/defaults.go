@@ -25,6 +25,7 @@ func Default() Config {
 			Media:             2048,
 			BodyMemory:        256 << 20,
 			BodyMemoryPerUser: 64 << 20,
+			SpoolMemory:       32 << 20,
 			SpoolDisk:         4 << 30,
 			SpoolDiskPerUser:  1 << 30,
 			HeaderTimeout:     15 * time.Second,

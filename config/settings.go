@@ -213,6 +213,12 @@ type Limits struct {
 	// How much of it one user may need at the same time; at least 16MiB.
 	BodyMemoryPerUser Size `yaml:"body_memory_per_user"`
 
+	// Memory for sync responses, files of keys and account data of more than 512 KiB, of all users together.
+	// It is not the heap's, and taken when it is needed; what has not been used for a minute is given back.
+	// One user may have half of it, so that a larger response goes to the disk, and so does what finds no
+	// room here; with 0 all of them do. The disk is slower: each byte is encrypted, written and read again.
+	SpoolMemory Size `yaml:"spool_memory"`
+
 	// Room under the data directory for what is too large for memory, such as large sync responses and
 	// files of keys, of all users together. It is encrypted and kept while a request is answered, and
 	// encrypted files for five minutes if nothing else needs the room. What has no room gets 429

@@ -304,7 +304,10 @@ type syncWorld struct {
 
 func newSyncWorld(t testing.TB, body string, opt interceptors.SyncOptions) *syncWorld {
 	t.Helper()
-	opt.SpoolDir, opt.SpoolMemory = t.TempDir(), 32<<20
+	opt.SpoolDir = t.TempDir()
+	if opt.SpoolMemory == 0 {
+		opt.SpoolMemory = 32 << 20
+	}
 	handler, err := interceptors.NewSync(opt)
 	if err != nil {
 		t.Fatal(err)

@@ -260,7 +260,7 @@ func (u *syncUpdate) verification(e *rewrite.Event, part partOfState) error {
 // so, which was noted, unless something stands there twice.
 func mayVerify(e *rewrite.Event) bool {
 	if string(e.Type) == typeMessage && !e.Repeated() {
-		if said := e.Inside(insideMsgtype); said.Kind != '"' || string(jsonscan.Text(said.Raw)) != msgtypeVerification {
+		if said := e.Inside(insideMsgtype); said.Kind != '"' || len(said.Raw) < len(msgtypeVerification) || string(jsonscan.Text(said.Raw)) != msgtypeVerification {
 			return false
 		}
 	}

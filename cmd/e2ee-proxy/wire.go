@@ -261,6 +261,7 @@ func interceptorOptions(cfg *config.Config, inForce *atomic.Pointer[config.Confi
 		MaxTimeout:          cfg.Limits.SyncWait,
 		KeyWait:             cfg.Clients.KeyWait,
 		SpoolDir:            cfg.Data,
+		SpoolMemory:         int64(cfg.Limits.SpoolMemory),
 		SpoolDisk:           interceptors.NewSpoolDisk(int64(cfg.Limits.SpoolDisk), int64(cfg.Limits.SpoolDiskPerUser)),
 	}, HideNotices: func(user id.UserID) bool { return inForce.Load().NoticesHidden(user) }}
 	if !cfg.PublicURL.IsZero() {

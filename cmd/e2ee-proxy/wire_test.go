@@ -170,6 +170,16 @@ func TestWhatClientsAreShown(t *testing.T) {
 	}
 }
 
+// How much memory responses may take beside the heap reaches what keeps them.
+func TestMemoryBesideTheHeap(t *testing.T) {
+	t.Parallel()
+	cfg := config.Default()
+	cfg.Limits.SpoolMemory = 5 << 20
+	if got := interceptorOptions(&cfg, force(&cfg)).Sync.SpoolMemory; got != 5<<20 {
+		t.Errorf("%d bytes", got)
+	}
+}
+
 // A word for previews that does not exist tells the homeserver nothing, and clients are told
 // the limit that uploads meet.
 func TestMediaSettings(t *testing.T) {

@@ -79,6 +79,7 @@ type parts struct {
 	size   int
 	copied []byte // those that were copied
 	last   bool   // the last part is the end of copied
+	one    [1]byte
 }
 
 // NewBytesEditor is like [NewEditor], for a document in memory. dst is written to in large pieces, or
@@ -119,7 +120,8 @@ func (w *parts) add(p []byte) {
 }
 
 func (w *parts) WriteByte(c byte) error {
-	_, err := w.Write([]byte{c})
+	w.one[0] = c
+	_, err := w.Write(w.one[:])
 	return err
 }
 

@@ -242,6 +242,10 @@ func FuzzScan(f *testing.F) {
 			if got := err == nil; got != want {
 				t.Fatalf("walk: valid %v, want %v (%v)", got, want, err)
 			}
+			kept, err := collect(t, &whole{body: data, until: len(data) * int(window) / 255}, string(data), everything(), opt)
+			if got := err == nil; got != want || want && !slices.Equal(kept, reports) {
+				t.Fatalf("the reports of what is kept differ: %v\n%s", err, cmp.Diff(reports, kept))
+			}
 			if n == 0 {
 				first = reports
 			} else if !slices.Equal(first, reports) {

@@ -19,6 +19,7 @@ import (
 	"github.com/rs/zerolog"
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/config"
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors"
 	"e2ee-proxy/internal/liar"
@@ -206,7 +207,7 @@ func newStackOn(tb testing.TB, up *upstream, path string, db *store.DB, change f
 
 func serveProxy(tb testing.TB, base *url.URL, db *store.DB, eng *e2ee.Engine) string {
 	tb.Helper()
-	handlers, err := interceptors.Handlers(interceptors.Options{Sync: interceptors.SyncOptions{SpoolDir: tb.TempDir()}})
+	handlers, err := interceptors.Handlers(interceptors.Options{Sync: interceptors.SyncOptions{SpoolDir: tb.TempDir(), SpoolMemory: int64(config.Default().Limits.SpoolMemory)}})
 	if err != nil {
 		tb.Fatal(err)
 	}
