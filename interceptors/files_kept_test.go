@@ -223,3 +223,40 @@ func TestKeptFilesMakeRoom(t *testing.T) {
 		t.Errorf("%d bytes are left", n)
 	}
 }
+
+// Attack vector: after a large file that was right, whose room on the disk is used again, the homeserver
+// returns another one, a part of it, or more than it, which must not be made whole by what was there before.
+//
+// Expected: an error and not one byte of it, each time; what is right is given out in between.
+func TestLargeFilesOneAfterTheOther(t *testing.T) {
+	t.Parallel()
+	w, store := newFileWorld(t, e2ee.ModeProxied)
+	clear := strings.Repeat("a large file ", 9<<20/13)
+	w.knows(t, store, shownFile, clear, "image/png", "a.png")
+	bad := map[string]func(string, []byte) (int, []byte){
+		"a bit":      func(_ string, d []byte) (int, []byte) { d = []byte(string(d)); d[5<<20] ^= 1; return 200, d },
+		"cut off":    func(_ string, d []byte) (int, []byte) { return 200, d[:len(d)-1] },
+		"half of it": func(_ string, d []byte) (int, []byte) { return 200, d[:len(d)/2] },
+		"more":       func(_ string, d []byte) (int, []byte) { return 200, append([]byte(string(d)), 'x') },
+		"zeros":      func(_ string, d []byte) (int, []byte) { return 200, make([]byte, len(d)) },
+	}
+	for name, serve := range bad {
+		store.mu.Lock()
+		store.serve = nil
+		store.mu.Unlock()
+		for range 2 {
+			rec, err := w.do(downloadCall(shownFile))
+			if err != nil || rec.Body.String() != clear {
+				t.Fatalf("before %s: %d bytes, %v", name, rec.Body.Len(), err)
+			}
+		}
+		store.mu.Lock()
+		store.serve = serve
+		store.mu.Unlock()
+		rec, err := w.do(downloadCall(shownFile))
+		wantError(t, err, http.StatusBadGateway, apierr.CodeUnknown)
+		if rec.Body.Len() > 0 {
+			t.Errorf("%s: the client got %d bytes", name, rec.Body.Len())
+		}
+	}
+}

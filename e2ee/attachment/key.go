@@ -144,7 +144,7 @@ func (c Check) Copy(keep io.Writer, from io.Reader) error { return c.sum.copy(ke
 // Fits reports whether what was written is the ciphertext of a file, all of it.
 func (c Check) Fits(f *File) bool {
 	has := c.sum.of()
-	return subtle.ConstantTimeCompare(has[:], f.Key.Hash[:]) == 1
+	return c.sum.fault == nil && subtle.ConstantTimeCompare(has[:], f.Key.Hash[:]) == 1
 }
 
 // Clear is the clear text of a file whose ciphertext was checked.
@@ -175,11 +175,11 @@ func (c *Clear) Read(p []byte) (int, error) {
 	if rest := c.size - c.offset; int64(len(p)) > rest {
 		p = p[:rest]
 	}
-	n, err := c.from.ReadAt(p, c.offset)
-	c.stream.XORKeyStream(p[:n], p[:n])
-	c.offset += int64(n)
-	if n == len(p) {
+	n, err := readThrough(c.from, p, c.offset, c.stream)
+	if c.offset += int64(n); n == len(p) {
 		err = nil
+	} else {
+		c.stream = nil // it may be anywhere
 	}
 	return n, err //nolint:wrapcheck // it is the reader's
 }
@@ -197,7 +197,17 @@ func (c *Clear) ReadAt(p []byte, off int64) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	n, err := c.from.ReadAt(p, off)
+	return readThrough(c.from, p, off, stream)
+}
+
+// readThrough reads ciphertext from where stream is.
+func readThrough(from io.ReaderAt, p []byte, off int64, stream cipher.Stream) (int, error) {
+	if from, ok := from.(interface {
+		ReadThrough(p []byte, off int64, through cipher.Stream) (int, error)
+	}); ok {
+		return from.ReadThrough(p, off, stream) //nolint:wrapcheck // it is the reader's
+	}
+	n, err := from.ReadAt(p, off)
 	stream.XORKeyStream(p[:n], p[:n])
 	return n, err //nolint:wrapcheck // it is the reader's
 }

@@ -1,12 +1,15 @@
 package attachment
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"errors"
 	"hash"
 	"io"
 	"sync"
 	"sync/atomic"
+
+	"e2ee-proxy/internal/spool"
 )
 
 // Piece is how much of a file is best read at a time, in bytes: what is large enough that
@@ -38,6 +41,7 @@ type sum struct {
 	mu    sync.Mutex
 	queue []*piece
 	ended chan struct{} // closed when the goroutine ends; nil: there is none
+	fault error         // what a disk that failed did to the hash
 }
 
 func newSum() *sum { return &sum{hash: sha256.New(), free: make(chan []byte, Pieces)} }
@@ -47,12 +51,12 @@ func newSum() *sum { return &sum{hash: sha256.New(), free: make(chan []byte, Pie
 type piece struct {
 	data []byte
 	by   atomic.Int32
-	free chan<- []byte
+	free chan<- []byte // nil: it is not in a buffer
 }
 
 // done is called once by each of those.
 func (p *piece) done() {
-	if p.by.Add(-1) == 0 {
+	if p.by.Add(-1) == 0 && p.free != nil {
 		p.free <- p.data[:cap(p.data)]
 	}
 }
@@ -81,12 +85,18 @@ func (s *sum) buffer() []byte {
 func (s *sum) take(buf []byte, n int) *piece {
 	p := &piece{data: buf[:n], free: s.free}
 	p.by.Store(2)
+	s.give(p)
+	return p
+}
+
+// give hashes a piece.
+func (s *sum) give(p *piece) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
 	case s.ended != nil:
 		s.queue = append(s.queue, p)
-	case n < aside:
+	case len(p.data) < aside && p.free != nil:
 		s.hash.Write(p.data)
 		p.done()
 	default:
@@ -94,22 +104,26 @@ func (s *sum) take(buf []byte, n int) *piece {
 		s.ended = make(chan struct{})
 		go s.work(s.ended)
 	}
-	return p
 }
 
 // work hashes what waits.
 func (s *sum) work(ended chan struct{}) {
 	defer close(ended)
-	for p := s.next(); p != nil; p = s.next() {
-		s.hash.Write(p.data)
+	var fault error
+	for p := s.next(fault); p != nil; p = s.next(fault) {
+		if err := spool.Guard(func() { s.hash.Write(p.data) }); err != nil {
+			fault = err
+		}
 		p.done()
 	}
 }
 
-// next returns the piece that waits for longest; without one the goroutine ends.
-func (s *sum) next() *piece {
+// next returns the piece that waits for longest; without one the goroutine ends. fault is what happened
+// so far.
+func (s *sum) next(fault error) *piece {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.fault = cmp.Or(s.fault, fault)
 	if len(s.queue) == 0 {
 		s.ended = nil
 		return nil
@@ -117,6 +131,13 @@ func (s *sum) next() *piece {
 	p := s.queue[0]
 	s.queue = append(s.queue[:0], s.queue[1:]...)
 	return p
+}
+
+// fails says that the hash is of nothing.
+func (s *sum) fails(fault error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fault = cmp.Or(s.fault, fault)
 }
 
 // add hashes what follows. It does not keep b.
@@ -129,8 +150,19 @@ func (s *sum) add(b []byte) {
 	}
 }
 
+// inPlace is a writer with memory where what follows is kept, see [spool.Spool.InPlace].
+type inPlace interface {
+	InPlace() []byte
+	Wrote(n int) []byte
+}
+
 // copy hashes all that from has, while keep writes it.
 func (s *sum) copy(keep io.Writer, from io.Reader) error {
+	if place, ok := keep.(inPlace); ok {
+		if end, err := s.copyInPlace(place, from); end || err != nil {
+			return err
+		}
+	}
 	for {
 		buf := s.buffer()
 		n, err := fill(buf, from)
@@ -146,6 +178,37 @@ func (s *sum) copy(keep io.Writer, from io.Reader) error {
 			return err
 		}
 	}
+}
+
+// copyInPlace is copy as far as keep has memory, and reports whether that was all. It is not used any
+// more afterwards.
+func (s *sum) copyInPlace(keep inPlace, from io.Reader) (end bool, err error) {
+	defer func() {
+		s.wait()
+		if err == nil {
+			err = s.fault
+		}
+	}()
+	for room := keep.InPlace(); room != nil; room = keep.InPlace() {
+		room = room[:min(len(room), Piece)]
+		var n int
+		var failed error
+		if err := spool.Guard(func() { n, failed = fill(room, from) }); err != nil {
+			s.fails(err)
+			return false, err
+		}
+		keep.Wrote(n)
+		p := &piece{data: room[:n]}
+		p.by.Store(1)
+		s.give(p)
+		switch {
+		case errors.Is(failed, io.EOF):
+			return true, nil
+		case failed != nil:
+			return false, failed
+		}
+	}
+	return false, nil
 }
 
 // fill reads until a buffer is full or from returns an error.

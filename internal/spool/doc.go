@@ -13,5 +13,5 @@
 // It must never write clear text to a disk, or let anybody read what was written before: the file
 // cannot be read by a later process, nor what is left in it by a later spool.
 //
-// Anybody may import it; it imports the standard library and package budget only.
+// Anybody may import it; it imports the standard library and the packages budget and parallel only.
 package spool

@@ -1,7 +1,6 @@
 package spool
 
 import (
-	"os"
 	"sync"
 	"time"
 
@@ -32,7 +31,7 @@ type Files struct {
 
 // unused is a file that waits for a body.
 type unused struct {
-	file *os.File
+	file *backing
 	size int64
 	end  *time.Timer
 }
@@ -42,7 +41,7 @@ func NewFiles(disk *budget.Budget) *Files { return &Files{disk: disk} }
 
 // get returns the largest file that is no larger than a body, and its size, which is now taken in
 // the name of the owner; nil when there is none.
-func (f *Files) get(owner string, body int64) (file *os.File, size int64) {
+func (f *Files) get(owner string, body int64) (file *backing, size int64) {
 	if f == nil {
 		return nil, 0
 	}
@@ -68,7 +67,7 @@ func (f *Files) get(owner string, body int64) (file *os.File, size int64) {
 
 // put takes a file over, with what is taken for it in the name of the owner, and reports whether it
 // did.
-func (f *Files) put(owner string, file *os.File, size int64) bool {
+func (f *Files) put(owner string, file *backing, size int64) bool {
 	if f == nil || size < leastReused || size > mostReused {
 		return false
 	}

@@ -60,7 +60,7 @@ type Spool struct {
 	memory  []byte // all of the body, while there is no file
 	pooled  *piece // what memory is, when it is of the pool
 	holders int    // of memory
-	file    *os.File
+	file    *backing
 	length  int64  // of the file, which may have been another's
 	unlink  string // what Close must still remove
 	block   cipher.Block
@@ -111,9 +111,13 @@ func (s *Spool) Room(n int) []byte {
 	return s.memory[len(s.memory):cap(s.memory)]
 }
 
-// Wrote says that the first n bytes of [Spool.Room] are the next ones of the body. It returns all of
-// it; the next call of another method that writes may move that.
+// Wrote says that the first n bytes of [Spool.Room] or [Spool.InPlace] are the next ones of the body. It
+// returns all of it if that was Room; the next call of another method that writes may move that.
 func (s *Spool) Wrote(n int) []byte {
+	if s.file != nil {
+		s.size += int64(n)
+		return nil
+	}
 	s.memory = s.memory[:len(s.memory)+n]
 	s.size += int64(n)
 	return s.memory
@@ -207,6 +211,9 @@ func (s *Spool) toFile() error {
 	}
 	if s.file, s.length = s.opt.Files.get(s.opt.Owner, s.opt.Expected); s.file != nil {
 		s.taken = s.length
+		if s.opt.Ciphertext {
+			s.file.mapped(s.length)
+		}
 	} else if err := s.create(); err != nil {
 		return err
 	}
@@ -225,7 +232,7 @@ func (s *Spool) create() error {
 	if os.Remove(file.Name()) != nil {
 		s.unlink = file.Name() // a system that cannot remove open files; Close removes it
 	}
-	s.file = file
+	s.file = &backing{File: file}
 	return nil
 }
 
