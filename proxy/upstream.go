@@ -275,21 +275,24 @@ func (p *Proxy) copyBody(w http.ResponseWriter, resp *http.Response) error {
 	}
 }
 
-// clientWriter writes to a client, and flushes what it wrote if there is flush.
+// clientWriter writes to a client, and flushes what it wrote if there is flush. It writes as much at
+// once as a client must take before limits.idle_timeout ends.
 type clientWriter struct {
 	to    io.Writer
 	flush func() error
 }
 
-func (c clientWriter) Write(p []byte) (int, error) {
-	n, err := c.to.Write(p)
-	if err != nil {
-		return n, fmt.Errorf("%w: %w", errClientGone, err)
+func (c clientWriter) Write(p []byte) (done int, err error) {
+	for done < len(p) {
+		n, err := c.to.Write(p[done:min(len(p), done+copyBuffer)])
+		if done += n; err != nil {
+			return done, fmt.Errorf("%w: %w", errClientGone, err)
+		}
+		if c.flush != nil {
+			_ = c.flush() // a failed flush shows in the next write
+		}
 	}
-	if c.flush != nil {
-		_ = c.flush() // a failed flush shows in the next write
-	}
-	return n, nil
+	return done, nil
 }
 
 // upstreamError returns the client's error for an error of a round trip.
@@ -316,14 +319,17 @@ func withoutURL(err error) error {
 	return err
 }
 
+// copyBuffer is how much of a body is copied at once, in bytes.
+const copyBuffer = 32 << 10
+
 // bufferPool holds the copy buffers of pass-through.
 type bufferPool struct{ pool sync.Pool }
 
 func (b *bufferPool) Get() []byte {
-	if buf, ok := b.pool.Get().(*[32 << 10]byte); ok {
+	if buf, ok := b.pool.Get().(*[copyBuffer]byte); ok {
 		return buf[:]
 	}
-	return make([]byte, 32<<10)
+	return make([]byte, copyBuffer)
 }
 
-func (b *bufferPool) Put(buf []byte) { b.pool.Put((*[32 << 10]byte)(buf)) }
+func (b *bufferPool) Put(buf []byte) { b.pool.Put((*[copyBuffer]byte)(buf)) }

@@ -119,10 +119,6 @@ func (w *writer) doBack(k *pendingMark) error {
 	return w.add(k, Back, w.anyKept || k.has(flagBefore))
 }
 
-// writeAtOnce is how much is written to a client by one call, in bytes: it must get that within
-// limits.idle_timeout.
-const writeAtOnce = 32 << 10
-
 // handover passes what one goroutine writes to another, which reads it or has it written, without a
 // copy. Each call of its writer waits until the other has taken all of it.
 type handover struct {
@@ -224,7 +220,7 @@ func (h *handover) WriteTo(w io.Writer) (done int64, err error) {
 		} else if err != nil {
 			return done, err
 		}
-		n, err := w.Write(h.now[0][:min(len(h.now[0]), writeAtOnce)])
+		n, err := w.Write(h.now[0])
 		done += int64(n)
 		if err != nil {
 			return done, err //nolint:wrapcheck // an io.WriterTo passes errors on
