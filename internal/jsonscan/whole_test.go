@@ -14,9 +14,10 @@ import (
 	"e2ee-proxy/internal/jsonscan"
 )
 
-// whole keeps a body in one piece up to a size, a few bytes at a time, and moves it each time.
+// whole keeps a body in one piece up to a size, step bytes at a time or a few, and moves it each time.
 type whole struct {
 	body        []byte
+	step        int
 	done, until int
 	kept        []byte
 	failed      error
@@ -29,7 +30,7 @@ func (w *whole) More() ([]byte, bool, error) {
 	if w.done == len(w.body) {
 		return w.kept, true, w.end()
 	}
-	n := min(3, len(w.body)-w.done)
+	n := min(max(w.step, 3), len(w.body)-w.done)
 	all := append(slices.Clone(w.kept), w.body[w.done:w.done+n]...)
 	for i := range w.kept { // nobody may look there any more
 		w.kept[i] = 0
@@ -88,8 +89,8 @@ func TestScanOfWhatIsKeptAndLarge(t *testing.T) {
 	body := "[" + small + "," + large + "," + small + "]"
 	root := jsonscan.NewNode()
 	root.Link(jsonscan.Elem(), jsonscan.NewNode().Report(1, true))
-	for _, until := range []int{0, 50, 150, len(body)} {
-		got, err := collect(t, &whole{body: []byte(body), until: until}, body, root, jsonscan.Options{Window: 16, MaxCapture: 100})
+	for n, until := range []int{0, 50, 150, len(body), len(body)} {
+		got, err := collect(t, &whole{body: []byte(body), step: 20 * n, until: until}, body, root, jsonscan.Options{Window: 16, MaxCapture: 100})
 		if err != nil || len(got) != 3 || got[0].Raw != small && until > 0 || got[1].Captured || got[2].Raw != small && until == len(body) {
 			t.Errorf("kept up to %d: %v, %+v", until, err, got)
 		}

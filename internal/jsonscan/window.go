@@ -161,9 +161,6 @@ var errEnd = errors.New("jsonscan: end of input")
 func (s *scanner) keep(i int) int {
 	at := s.base + int64(i)
 	end := s.base + int64(len(s.b))
-	if s.all != nil { // nothing grows
-		end = at
-	}
 	for f := range s.frames {
 		fr := &s.frames[f]
 		if !fr.pinned {
