@@ -28,23 +28,24 @@ func (id requestID) String() string {
 	if id.given != "" {
 		return id.given
 	}
-	return id.prefix + "-" + strconv.FormatUint(id.n, 36)
+	b := make([]byte, 0, 32)
+	b = append(append(b, id.prefix...), '-')
+	return string(strconv.AppendUint(b, id.n, 36))
 }
 
 // account logs a request in one line and counts it. The line has the route's pattern, and a
 // hash of the user; never a path, a query, a token or a body.
-func (p *Proxy) account(q *request) {
+func (p *Proxy) account(q *request, took time.Duration) {
 	status := q.w.status
 	if status == 0 {
 		status = http.StatusOK // net/http sends 200 for a handler that wrote nothing
 	}
-	took := time.Since(q.started)
 	route := q.route
 	if route == nil {
 		route = p.refused
 	}
 	method := methodName(q.r.Method)
-	p.metrics.requests.WithLabelValues(route.pattern, method, strconv.Itoa(status)).Inc()
+	p.metrics.count(route, method, status)
 	route.duration.Observe(took.Seconds())
 
 	event := p.log.Info()
@@ -98,6 +99,22 @@ type metrics struct {
 	lookups  *prometheus.CounterVec
 }
 
+// count counts a request. Nearly all of a row are of its own method and answered with 200: their
+// counter need not be looked for.
+func (m *metrics) count(r *route, method string, status int) {
+	if method != r.method || status != http.StatusOK {
+		m.requests.WithLabelValues(r.pattern, method, strconv.Itoa(status)).Inc()
+		return
+	}
+	ok := r.answered.Load()
+	if ok == nil {
+		found := m.requests.WithLabelValues(r.pattern, method, strconv.Itoa(status))
+		ok = &found
+		r.answered.Store(ok)
+	}
+	(*ok).Inc()
+}
+
 func newMetrics(reg prometheus.Registerer, limits *limiter, memory *budget.Budget) (*metrics, error) {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -140,7 +157,7 @@ func newMetrics(reg prometheus.Registerer, limits *limiter, memory *budget.Budge
 // connection's write deadline along with the progress, and lets browsers read answers.
 type recorder struct {
 	http.ResponseWriter
-	conn *http.ResponseController
+	conn http.ResponseController
 	// idle is how long one write may take.
 	idle time.Duration
 	// strict reports whether a deadline that passes ends the request, also while nothing is
@@ -157,8 +174,6 @@ type recorder struct {
 	bytes   int64
 	// clientGone reports whether the client did not take a part of the answer.
 	clientGone bool
-	// failed is the error of ReverseProxy.
-	failed error
 }
 
 const (
@@ -168,12 +183,12 @@ const (
 	quickChunk = 4 * writeChunk
 )
 
-func newRecorder(w http.ResponseWriter, strict bool, idle time.Duration, now time.Time) *recorder {
-	rec := &recorder{ResponseWriter: w, conn: http.NewResponseController(w), idle: idle, strict: strict}
-	if !rec.strict {
-		rec.extend(now)
+// begin begins to record what is written to another.
+func (w *recorder) begin(to http.ResponseWriter, strict bool, idle time.Duration, now time.Time) {
+	w.ResponseWriter, w.conn, w.idle, w.strict = to, *http.NewResponseController(to), idle, strict
+	if !w.strict {
+		w.extend(now)
 	}
-	return rec
 }
 
 // Unwrap serves http.ResponseController.

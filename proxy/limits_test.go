@@ -185,7 +185,8 @@ func TestWriteDeadlineFollowsTheProgress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for takes, pieces := range map[time.Duration]int{time.Second: 11, 0: 4} {
 			conn := &deadlines{takes: takes}
-			rec := newRecorder(conn, false, time.Minute, time.Now().Add(-time.Hour))
+			rec := new(recorder)
+			rec.begin(conn, false, time.Minute, time.Now().Add(-time.Hour))
 			if n, err := rec.Write(make([]byte, 10*writeChunk+1)); err != nil || n != 10*writeChunk+1 || conn.writes != pieces || rec.bytes != int64(n) {
 				t.Errorf("wrote %d in %d pieces: %v", n, conn.writes, err)
 			}

@@ -155,7 +155,7 @@ func (p *Proxy) handOn(q *request, to store.Replica, kept *keptBody) error {
 	q.to = to.Name
 	p.forgetTokens(q, resp.StatusCode)
 	if resp.Body != http.NoBody {
-		resp.Body = &progressBody{ReadCloser: resp.Body, idle: p.deadlines.Idle, left: 2 * p.deadlines.Idle}
+		resp.Body = p.watches.watch(resp.Body, p.deadlines.Idle)
 	}
 	endtoend.Copy(q.w.Header(), resp.Header)
 	q.w.WriteHeader(resp.StatusCode)

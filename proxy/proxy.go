@@ -107,7 +107,7 @@ type Proxy struct {
 
 	trips     [lanes]http.RoundTripper
 	buffers   bufferPool // for bodies that are copied to a client
-	pass      [lanes]http.Handler
+	watches   watchPool  // for bodies that come from the homeserver
 	closeIdle func()
 
 	draining context.Context

@@ -30,7 +30,7 @@ func (p *Proxy) render(q *request, err error) {
 	notOurs, isNotOurs := errors.AsType[notOursError](err)
 	switch {
 	case q.w.status != 0:
-		q.abort = !errors.Is(err, errClientGone)
+		q.abort = true
 	case p.isGone(q, err):
 		q.w.status = statusClientGone
 		q.abort = true

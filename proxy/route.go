@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -73,6 +74,8 @@ type route struct {
 	params   []string
 	run      interceptors.Handler
 	duration prometheus.Observer
+	// answered counts those with the row's own method and status 200, once there was one.
+	answered atomic.Pointer[prometheus.Counter]
 }
 
 // durationLabel returns the label of the histogram for a request: refused ones do not wait,

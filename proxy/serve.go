@@ -49,6 +49,9 @@ type request struct {
 	body      *body
 	err       error
 	abort     bool // break the connection
+
+	recorder recorder     // w
+	cloned   http.Request // r, at first
 }
 
 // ServeHTTP implements http.Handler: the steps of the package's description, in order.
@@ -60,9 +63,10 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // answer takes a request through the steps.
 func (p *Proxy) answer(w http.ResponseWriter, r *http.Request, q *request) {
-	q.r, q.started = cloneRequest(r), time.Now()
+	q.r, q.w, q.started = &q.cloned, &q.recorder, time.Now()
+	cloneRequest(q.r, r)
 	q.hasBody = r.ContentLength != 0
-	q.w = newRecorder(w, r.ProtoMajor > 1, p.deadlines.Idle, q.started)
+	q.w.begin(w, r.ProtoMajor > 1, p.deadlines.Idle, q.started)
 	q.w.forPeer = q.from != ""
 	defer p.finish(q)
 	if err := p.serve(q); err != nil {
@@ -73,11 +77,9 @@ func (p *Proxy) answer(w http.ResponseWriter, r *http.Request, q *request) {
 // cloneRequest copies those parts of a request that the steps change. The server goes on using the
 // original, to find out whether the connection can be kept and what of the body was not
 // read.
-func cloneRequest(r *http.Request) *http.Request {
-	c := new(http.Request)
-	*c = *r
-	c.Header = maps.Clone(r.Header)
-	return c
+func cloneRequest(to, r *http.Request) {
+	*to = *r
+	to.Header = maps.Clone(r.Header)
 }
 
 // finish accounts for a request however it ended. A panic in a handler is an error of this
@@ -101,12 +103,13 @@ func (p *Proxy) finish(q *request) {
 			}
 		}
 	}
-	q.w.extend(time.Now())
+	now := time.Now()
+	q.w.extend(now)
 	q.abandon()
 	if q.w.forPeer && q.w.status == 0 {
 		q.w.WriteHeader(http.StatusOK) // as net/http would, with the mark
 	}
-	p.account(q)
+	p.account(q, now.Sub(q.started))
 	if q.abort {
 		panic(http.ErrAbortHandler)
 	}
@@ -251,7 +254,7 @@ func (p *Proxy) limitBody(q *request) error {
 	if q.route.run != nil && r.Header.Get("Content-Encoding") != "" {
 		return apierr.NewError(http.StatusUnsupportedMediaType, apierr.CodeNotJSON, "Compressed request bodies are not supported here.")
 	}
-	q.body = &body{from: r.Body, size: limit, left: limit, deadline: readDeadline{conn: q.w.conn, idle: p.deadlines.Idle, strict: q.w.strict}}
+	q.body = &body{from: r.Body, size: limit, left: limit, deadline: readDeadline{conn: &q.w.conn, idle: p.deadlines.Idle, strict: q.w.strict}}
 	r.Body = q.body
 	return nil
 }
@@ -268,8 +271,7 @@ func (p *Proxy) dispatch(q *request) error {
 		if p.owners != nil { // for the end of a session
 			q.r = q.r.WithContext(cluster.WithRequest(q.r.Context(), q.id.String(), ""))
 		}
-		p.setTarget(q.r, q.path, q.query)
-		return p.forward(q, q.r)
+		return p.forward(q, q.r, q.path, q.query)
 	}
 	q.w.allowOrigin = true
 	if err := p.identify(q); err != nil {

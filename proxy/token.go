@@ -203,7 +203,7 @@ func takeToken(h http.Header, q query) (string, error) {
 	if !isToken(token) {
 		return "", errTokenForm
 	}
-	if len(values) != 1 || values[0] != "Bearer "+token {
+	if said, ok := bearerOf(h); !ok || said != token {
 		h["Authorization"] = []string{"Bearer " + token}
 	}
 	return token, nil

@@ -13,6 +13,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -202,6 +203,7 @@ var (
 type progressTransport struct {
 	to   *http.Transport
 	idle time.Duration
+	pool *watchPool
 }
 
 // RoundTrip implements http.RoundTripper.
@@ -214,7 +216,7 @@ func (m *progressTransport) RoundTrip(req *http.Request) (*http.Response, error)
 	case resp.StatusCode == http.StatusSwitchingProtocols: // nobody asked for an upgrade
 		return nil, errors.Join(errUpgrade, resp.Body.Close())
 	case resp.Body != http.NoBody:
-		resp.Body = &progressBody{ReadCloser: resp.Body, idle: m.idle, left: 2 * m.idle}
+		resp.Body = m.pool.watch(resp.Body, m.idle)
 	}
 	return resp, nil
 }
@@ -225,6 +227,7 @@ type progressBody struct {
 	timer *time.Timer // runs during a read
 	idle  time.Duration
 	left  time.Duration // the time left for reading; grows with what comes
+	late  bool          // the timer has run out, once
 }
 
 // Read implements io.Reader. After the deadline it returns errStalled.
@@ -240,10 +243,33 @@ func (b *progressBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	late := !b.timer.Stop()
 	b.left += time.Duration(n)*time.Second/minRate - time.Since(started)
-	if late && err != io.EOF {
+	if b.late = b.late || late; late && err != io.EOF {
 		err = errStalled
 	}
 	return n, err //nolint:wrapcheck // an io.Reader passes errors on
+}
+
+// watchPool holds progressBodies, which have a timer each, to be used again.
+type watchPool struct{ pool sync.Pool }
+
+// watch returns one for a body.
+func (w *watchPool) watch(body io.ReadCloser, idle time.Duration) *progressBody {
+	b, ok := w.pool.Get().(*progressBody)
+	if !ok {
+		b = new(progressBody)
+	}
+	b.ReadCloser, b.idle, b.left = body, idle, 2*idle
+	return b
+}
+
+// keep takes one back that nobody reads or closes any more. One whose timer has run out could still
+// be about to close what it watches, and is not used again.
+func (w *watchPool) keep(b *progressBody) {
+	if b.late {
+		return
+	}
+	b.ReadCloser = nil
+	w.pool.Put(b)
 }
 
 // pollTransport is the round trip of a long poll: it may wait as long as the client asked, and is

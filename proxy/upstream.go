@@ -9,7 +9,6 @@ import (
 	"maps"
 	"net"
 	"net/http"
-	"net/http/httputil"
 	"net/url"
 	"strings"
 	"sync"
@@ -25,7 +24,7 @@ import (
 //   - The request line is written from the judged endpoint, byte for byte.
 //   - Nothing is decompressed here.
 
-// openUpstream makes a transport and a pass-through for each kind of waiting.
+// openUpstream makes a transport for each kind of waiting.
 func (p *Proxy) openUpstream(caFile string, w Waits) error {
 	idle := p.deadlines.Idle
 	quick, err := NewTransport(caFile, w.Dial, w.Quick, idle)
@@ -50,53 +49,27 @@ func (p *Proxy) openUpstream(caFile string, w Waits) error {
 	for l := range lanes {
 		switch l {
 		case laneQuick, laneSend, laneAuth, laneOwn:
-			p.trips[l] = &progressTransport{quick, idle}
+			p.trips[l] = &progressTransport{quick, idle, &p.watches}
 		case laneSlow, laneMedia:
-			p.trips[l] = &progressTransport{slow, idle}
+			p.trips[l] = &progressTransport{slow, idle, &p.watches}
 		case lanePoll:
-			p.trips[l] = &pollTransport{to: &progressTransport{parked, idle}, draining: p.draining, grace: w.Poll}
+			p.trips[l] = &pollTransport{to: &progressTransport{parked, idle, &p.watches}, draining: p.draining, grace: w.Poll}
 		case lanes:
-		}
-		p.pass[l] = &httputil.ReverseProxy{
-			Rewrite:        p.rewrite,
-			Transport:      p.trips[l],
-			BufferPool:     &p.buffers,
-			ModifyResponse: p.checkUnauthorized,
-			ErrorHandler:   noteError,
-			ErrorLog:       p.discard,
 		}
 	}
 	return nil
 }
 
-// rewrite finishes a request that goes straight through. Its URL is already the
-// homeserver's. ReverseProxy has dropped the forwarding fields, which were judged in
-// cleanHeader, and may have changed the query, which was judged in readQuery.
-func (p *Proxy) rewrite(r *httputil.ProxyRequest) {
-	r.Out.URL.RawQuery = r.In.URL.RawQuery
-	r.Out.Host = p.base.Host
-	if v := r.In.Header["X-Forwarded-For"]; len(v) > 0 {
-		r.Out.Header["X-Forwarded-For"] = v
-	}
-	for _, name := range [...]string{"X-Forwarded-Host", "X-Forwarded-Proto"} {
-		if v := r.In.Header[name]; len(v) > 0 {
-			r.Out.Header[name] = v
-		}
-	}
+// target returns the URL of an endpoint of the homeserver. The path is already encoded and goes into
+// the request line as it is.
+func (p *Proxy) target(path, query string) url.URL {
+	return url.URL{Scheme: p.base.Scheme, Host: p.base.Host, Opaque: p.prefix + path, RawQuery: withoutMarks(query)}
 }
 
-// noteError stores an error of ReverseProxy for the renderer.
-func noteError(w http.ResponseWriter, _ *http.Request, err error) {
-	if rec, ok := w.(*recorder); ok {
-		rec.failed = err
-	}
-}
-
-// setTarget sets the URL of a request to an endpoint of the homeserver. The path is already
-// encoded and goes into the request line as it is.
+// setTarget sets the URL of a request to an endpoint of the homeserver.
 func (p *Proxy) setTarget(req *http.Request, path, query string) {
-	req.URL = &url.URL{Scheme: p.base.Scheme, Host: p.base.Host, Opaque: p.prefix + path, RawQuery: withoutMarks(query)}
-	req.Host = p.base.Host
+	to := p.target(path, query)
+	req.URL, req.Host = &to, p.base.Host
 }
 
 // upstream is the homeserver for one exchange.
@@ -113,19 +86,9 @@ func (u upstream) Forward(x *interceptors.Exchange) error {
 	if err != nil {
 		return err
 	}
-	// A shallow copy: the handler's request keeps its URL.
-	req := x.Request.WithContext(x.Request.Context())
-	u.p.setTarget(req, path, x.Request.URL.RawQuery)
-	return u.p.forward(u.q, req)
-}
-
-// forward passes a request with its final URL straight through.
-func (p *Proxy) forward(q *request, req *http.Request) error {
-	p.pass[q.route.lane].ServeHTTP(q.w, req)
-	if err := q.w.failed; err != nil {
-		return fmt.Errorf("forward: %w", p.upstreamError(err))
-	}
-	return nil
+	req := new(http.Request) // the handler's keeps its header
+	cloneRequest(req, x.Request)
+	return u.p.forward(u.q, req, path, x.Request.URL.RawQuery)
 }
 
 // Do implements interceptors.Upstream.
@@ -322,7 +285,7 @@ func withoutURL(err error) error {
 // copyBuffer is how much of a body is copied at once, in bytes.
 const copyBuffer = 32 << 10
 
-// bufferPool holds the copy buffers of pass-through.
+// bufferPool holds the buffers with which bodies are copied.
 type bufferPool struct{ pool sync.Pool }
 
 func (b *bufferPool) Get() []byte {
