@@ -39,7 +39,7 @@ func cleanHeader(h http.Header, trusted, readsForwarded bool) error {
 		}
 		if strings.HasPrefix(name, "X-Forwarded-") && (!trusted || readsForwarded) {
 			delete(h, name)
-		} else if strings.ContainsAny(name, "_.") {
+		} else if strings.IndexByte(name, '_') >= 0 || strings.IndexByte(name, '.') >= 0 {
 			// Some software reads X_Forwarded_For or Remote.User as the real name.
 			delete(h, name)
 		}

@@ -72,6 +72,7 @@ type route struct {
 	refusalText string
 
 	params   []string
+	segments []string // of the pattern
 	run      interceptors.Handler
 	duration prometheus.Observer
 	// answered counts those with the row's own method and status 200, once there was one.
@@ -139,7 +140,8 @@ func buildTable(rows []*route) (*table, error) {
 	t := &table{root: &node{}, rows: rows}
 	for _, r := range rows {
 		at := t.root
-		for seg := range strings.SplitSeq(strings.TrimPrefix(r.pattern, "/"), "/") {
+		r.segments = strings.Split(strings.TrimPrefix(r.pattern, "/"), "/")
+		for _, seg := range r.segments {
 			if name, ok := strings.CutPrefix(seg, "{"); ok && seg != versionMark {
 				r.params = append(r.params, strings.TrimSuffix(name, "}"))
 				if at.param == nil {
@@ -225,12 +227,12 @@ func (t *table) find(method string, at *target) (match, error) {
 func (r *route) path(version string, values *[maxParams]string) string {
 	b := make([]byte, 0, 192)
 	i := 0
-	for seg := range strings.SplitSeq(r.pattern[1:], "/") {
+	for _, seg := range r.segments {
 		b = append(b, '/')
 		switch {
 		case seg == versionMark:
 			b = append(b, version...)
-		case strings.HasPrefix(seg, "{"):
+		case seg != "" && seg[0] == '{':
 			b = appendSegment(b, values[i])
 			i++
 		default:

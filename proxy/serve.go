@@ -49,6 +49,9 @@ type request struct {
 	body      *body
 	err       error
 	abort     bool // break the connection
+	// passed reports whether nothing refers to this any more when the request is answered: it went
+	// straight through, and had no body that the transport could still read.
+	passed bool
 
 	recorder recorder     // w
 	cloned   http.Request // r, at first
@@ -58,7 +61,16 @@ type request struct {
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.active.Add(1)
 	defer p.active.Done()
-	p.answer(w, r, &request{id: requestID{prefix: p.idPrefix, n: p.ids.next()}})
+	q, ok := p.requests.Get().(*request)
+	if !ok {
+		q = new(request)
+	}
+	q.id = requestID{prefix: p.idPrefix, n: p.ids.next()}
+	p.answer(w, r, q)
+	if q.passed {
+		*q = request{}
+		p.requests.Put(q)
+	}
 }
 
 // answer takes a request through the steps.
@@ -271,7 +283,9 @@ func (p *Proxy) dispatch(q *request) error {
 		if p.owners != nil { // for the end of a session
 			q.r = q.r.WithContext(cluster.WithRequest(q.r.Context(), q.id.String(), ""))
 		}
-		return p.forward(q, q.r, q.path, q.query)
+		err := p.forward(q, q.r, q.path, q.query)
+		q.passed = err == nil && q.body == nil
+		return err
 	}
 	q.w.allowOrigin = true
 	if err := p.identify(q); err != nil {
