@@ -10,6 +10,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 
 	"e2ee-proxy/internal/seal"
 	"e2ee-proxy/internal/secret"
@@ -82,11 +83,16 @@ func (db *DB) masterKey(id string) (MasterKey, error) {
 // Hash returns a keyed hash for looking up what must not be in the database in clear, such
 // as tokens. Hashes for different purposes are independent of each other.
 func (db *DB) Hash(purpose string, data []byte) [32]byte {
-	h := hmac.New(sha256.New, db.root.Reveal())
+	h, ok := db.hashes.Get().(hash.Hash)
+	if !ok {
+		h = hmac.New(sha256.New, db.root.Reveal())
+	}
 	b := binary.AppendUvarint(make([]byte, 0, 64), uint64(len(purpose)))
 	h.Write(append(b, purpose...))
 	h.Write(data)
 	var sum [32]byte
 	h.Sum(sum[:0])
+	h.Reset() // nothing of the data stays
+	db.hashes.Put(h)
 	return sum
 }

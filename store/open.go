@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"e2ee-proxy/internal/secret"
@@ -60,6 +61,8 @@ type DB struct {
 	now  func() time.Time
 	id   string // of the database
 	root secret.Bytes
+	// hashes has hashes with the root as their key, see Hash.
+	hashes sync.Pool
 
 	rooms knownRooms
 	audit auditLog
