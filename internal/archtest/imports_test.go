@@ -88,7 +88,7 @@ func forbidden() []struct {
 		{"maunium.net/go/mautrix/crypto/", "cryptography is the business of e2ee and trustcache only", func(f *goFile) bool {
 			return tests(f) || strings.HasPrefix(f.name, "e2ee/") || strings.HasPrefix(f.name, "trustcache/")
 		}},
-		{"net/http/httputil", "requests go upstream in one place only", tests},
+		{"net/http/httputil", "what passes is relayed by package proxy itself, as it was judged", tests},
 		{"github.com/rs/zerolog/log", "the global logger knows neither the request nor the level", nobody},
 		{"github.com/stretchr/testify/", "tests use testing and go-cmp", nobody},
 		{"github.com/tidwall/sjson", "a member is set by strictjson.Object, which leaves the others as they are", nobody},
