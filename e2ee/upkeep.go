@@ -328,8 +328,7 @@ func (e *Engine) forgetUnloaded() {
 	e.inbound.ForgetUnused(e.env.Now().Add(-e.opts.IdleAfter))
 }
 
-// maintain does what is due for a device: it publishes keys, sends the outbox, sets the
-// identity up and backs up room keys. It is safe to repeat.
+// maintain does what is due for a device: keys, outbox, identity, backup. It is safe to repeat.
 func (d *Device) maintain(ctx context.Context) {
 	d.schedule.UpkeepBegins()
 	give, err := d.schedule.UpkeepTurn.Take(ctx, struct{}{})
@@ -350,6 +349,7 @@ func (d *Device) maintain(ctx context.Context) {
 		{"flush outbox", d.channel.FlushOutbox},
 		{"check received secrets", d.backups.CheckReceived},
 		{"set up identity", d.ownIdentity.SetUp},
+		{"pass the signature on", d.ownIdentity.PassOn},
 		{"answer requests for secrets", d.gossip.AnswerSecretRequests},
 		{"answer requests for room keys", d.gossip.AnswerKeyRequests},
 		{"flush outbox", d.channel.FlushOutbox},

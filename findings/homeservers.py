@@ -1,5 +1,5 @@
 """Homeservers of one's own on loopback, and devices with real keys, for the scripts here."""
-import base64, hashlib, hmac, itertools, json, os, re, secrets, signal, socket, subprocess, sys, time
+import base64, datetime, hashlib, hmac, itertools, json, os, re, secrets, signal, socket, subprocess, sys, time
 import urllib.error, urllib.parse, urllib.request
 
 WORK = os.environ["FINDING_WORK"]
@@ -112,22 +112,28 @@ class Server:
     """A server process, ended by its PID when the with statement is left."""
 
     def __enter__(self):
-        self.process = subprocess.Popen(self.command, cwd=self.dir, stdout=self.log, stderr=subprocess.STDOUT)
         try:
-            until(self.name + " to start", self.ready, 90)
+            self.start()
         except BaseException:
             self.__exit__()
             raise
         return self
 
     def __exit__(self, *_):
+        self.stop()
+        self.log.close()
+
+    def start(self):
+        self.process = subprocess.Popen(self.command, cwd=self.dir, stdout=self.log, stderr=subprocess.STDOUT)
+        until(self.name + " to start", self.ready, 90)
+
+    def stop(self):
         self.process.send_signal(self.stop_signal)
         try:
             self.process.wait(20)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        self.log.close()
 
     stop_signal = signal.SIGTERM
 
@@ -138,6 +144,23 @@ class Server:
         self.log = open(os.path.join(self.dir, "log"), "w")
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        self.server_name, self.federation_port = "localhost", None
+
+    def federate(self):
+        """Lets other servers of this run come in, by TLS with a certificate that nobody checks."""
+        from cryptography import x509
+        from cryptography.hazmat.primitives import hashes, serialization
+        from cryptography.hazmat.primitives.asymmetric import ec
+        self.federation_port = free_port()
+        self.server_name = f"127.0.0.1:{self.federation_port}"
+        key, now = ec.generate_private_key(ec.SECP256R1()), datetime.datetime.now(datetime.timezone.utc)
+        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+        certificate = (x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+                       .serial_number(1).not_valid_before(now).not_valid_after(now + datetime.timedelta(1)).sign(key, hashes.SHA256()))
+        pem = serialization.Encoding.PEM
+        self.certificate = self.write("tls.crt", certificate.public_bytes(pem).decode())
+        self.certificate_key = self.write("tls.key", key.private_bytes(
+            pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()).decode())
 
     def write(self, name, text):
         path = os.path.join(self.dir, name)
@@ -162,20 +185,28 @@ class Server:
 
 
 class Synapse(Server):
-    def __init__(self):
+    def __init__(self, federation=False):
         self.prepare("synapse")
         wide = '{per_second: 100000, burst_count: 100000}'
+        others, listener = "federation_domain_whitelist: []", ""
+        if federation:
+            self.federate()
+            others = f"""federation_verify_certificates: false
+federation_ip_range_blacklist: []
+tls_certificate_path: {self.certificate}
+tls_private_key_path: {self.certificate_key}"""
+            listener = f', {{port: {self.federation_port}, bind_addresses: ["127.0.0.1"], type: http, tls: true, resources: [{{names: [federation]}}]}}'
         config = self.write("homeserver.yaml", f"""
-server_name: localhost
+server_name: "{self.server_name}"
 report_stats: false
 pid_file: {self.dir}/pid
 signing_key_path: {self.dir}/signing.key
 log_config: {self.dir}/log.yaml
 media_store_path: {self.dir}/media
-listeners: [{{port: {self.port}, bind_addresses: ["127.0.0.1"], type: http, tls: false, resources: [{{names: [client]}}]}}]
+listeners: [{{port: {self.port}, bind_addresses: ["127.0.0.1"], type: http, tls: false, resources: [{{names: [client]}}]}}{listener}]
 database: {{name: sqlite3, args: {{database: "{self.dir}/homeserver.db"}}}}
 trusted_key_servers: []
-federation_domain_whitelist: []
+{others}
 registration_shared_secret: "{SECRET}"
 bcrypt_rounds: 4
 macaroon_secret_key: "{SECRET}"
@@ -190,19 +221,24 @@ rc_joins: {{local: {wide}}}
 
 
 class Dendrite(Server):
-    def __init__(self, postgres=None):
+    def __init__(self, postgres=None, federation=False):
         """Without a Postgres it stores in SQLite."""
         self.prepare("dendrite")
+        others, listener = "", []
+        if federation:
+            self.federate()
+            others = "disable_tls_validation: true\n  deny_networks: []\n  "
+            listener = ["-tls-cert", self.certificate, "-tls-key", self.certificate_key]
         if postgres:
             where = lambda part: f"postgres://pg@127.0.0.1:{postgres.port}/postgres?sslmode=disable"
         else:
             where = lambda part: f"file:{self.dir}/{part}.db%3F_pragma=journal_mode(WAL)&_pragma=synchronous(OFF)"
-        parts = {"federation_api": "key_perspectives: []", "key_server": "", "media_api": f"base_path: {self.dir}/media",
+        parts = {"federation_api": others + "key_perspectives: []", "key_server": "", "media_api": f"base_path: {self.dir}/media",
                  "mscs": "mscs: []", "relay_api": "", "room_server": "", "sync_api": "search: {enabled: false}"}
         config = "version: 2\n" + f"""global:
-  server_name: localhost
+  server_name: "{self.server_name}"
   private_key: {self.dir}/key.pem
-  disable_federation: true
+  disable_federation: {str(not federation).lower()}
   jetstream: {{storage_path: "{self.dir}/jetstream"}}
 client_api:
   registration_shared_secret: "{SECRET}"
@@ -217,7 +253,7 @@ logging: [{{type: std, level: warn}}]
         seed = base64.b64encode(secrets.token_bytes(32)).decode()
         self.write("key.pem", f"-----BEGIN MATRIX PRIVATE KEY-----\nKey-ID: ed25519:run\n\n{seed}\n-----END MATRIX PRIVATE KEY-----\n")
         self.command = [os.path.join(WORK, "dendrite", "dendrite"), "-config", self.write("dendrite.yaml", config),
-                        "-http-bind-address", f"127.0.0.1:{self.port}", "-https-bind-address", "127.0.0.1:0"]
+                        "-http-bind-address", f"127.0.0.1:{self.port}", "-https-bind-address", f"127.0.0.1:{self.federation_port or 0}"] + listener
 
 
 class Postgres(Server):

@@ -154,7 +154,8 @@ type server struct {
 	answer   QueryResult
 	queries  [][]id.UserID
 	inFlight map[id.UserID]int
-	overlap  []id.UserID // users who were in two queries at once
+	omitted  map[id.UserID]bool // the answers do not list them
+	overlap  []id.UserID        // users who were in two queries at once
 	// before, when not nil, runs in every query without the lock, before it is answered.
 	before func(ctx context.Context, users []id.UserID) error
 	// after runs once the answer is made and before it is returned.
@@ -192,6 +193,15 @@ func (s *server) setDevices(user id.UserID, devices []fields) {
 	s.answer.DeviceKeys[user] = map[id.DeviceID]json.RawMessage{}
 	for _, d := range devices {
 		s.answer.DeviceKeys[user][d.id()] = d.raw()
+	}
+}
+
+func (s *server) omit(users ...id.UserID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.omitted = make(map[id.UserID]bool)
+	for _, user := range users {
+		s.omitted[user] = true
 	}
 }
 
@@ -244,8 +254,8 @@ func (s *server) reply(users []id.UserID) (*QueryResult, error) {
 	defer s.mu.Unlock()
 	out := newServer().answer
 	for _, u := range users {
-		if d, ok := s.answer.DeviceKeys[u]; ok {
-			out.DeviceKeys[u] = maps.Clone(d)
+		if out.DeviceKeys[u] = maps.Clone(s.answer.DeviceKeys[u]); s.omitted[u] {
+			delete(out.DeviceKeys, u)
 		}
 		copyKey(out.MasterKeys, s.answer.MasterKeys, u)
 		copyKey(out.SelfSigningKeys, s.answer.SelfSigningKeys, u)

@@ -66,6 +66,39 @@ func TestFailures(t *testing.T) {
 	})
 }
 
+// Seen with Dendrite (0.15.2): bob's server does not answer, and because another user is in the
+// same answer, it names no failure and leaves bob out. That is not a bob without devices: he is
+// asked about again, and who was known stays known.
+func TestUserWhomTheAnswerDoesNotList(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		srv := newServer()
+		x := track(t, srv, newMemory())
+		p, q := newPerson(bob, "1"), newPerson(carol, "1")
+		srv.publish(p, p.signedDevice("PHONE"))
+		srv.publish(q, q.signedDevice("PHONE"))
+		srv.omit(carol)
+		got := x.lookups(bob, carol)
+		if got[bob].Knowledge != KnowledgeFresh || got[carol].Knowledge != KnowledgeUnreachable {
+			t.Errorf("got %v and %v", got[bob].Knowledge, got[carol].Knowledge)
+		}
+		srv.omit()
+		time.Sleep(time.Hour)
+		if u := x.lookup(carol); u.Knowledge != KnowledgeFresh || len(u.Devices) != 1 {
+			t.Errorf("listed: %v, %d devices", u.Knowledge, len(u.Devices))
+		}
+		srv.omit(carol)
+		if u := x.update(carol); u.Knowledge != KnowledgeStale || len(u.Devices) != 1 {
+			t.Errorf("not listed again: %v, %d devices", u.Knowledge, len(u.Devices))
+		}
+		srv.omit()
+		srv.devices(carol)
+		if u := x.update(carol); u.Knowledge != KnowledgeFresh || len(u.Devices) != 0 {
+			t.Errorf("listed without devices: %v, %d devices", u.Knowledge, len(u.Devices))
+		}
+	})
+}
+
 func TestWholeQueryFails(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -2,6 +2,7 @@ package trustcache
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"sync"
@@ -139,7 +140,9 @@ func TestEmptyAnswerIsNotShared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		town := newTown(t, 1)
 		a, b := town.move(0, town.answers), town.move(1, town.answers)
-		a.asks = asker(func(context.Context, []id.UserID) (*QueryResult, error) { return &QueryResult{}, nil })
+		a.asks = asker(func(_ context.Context, users []id.UserID) (*QueryResult, error) {
+			return &QueryResult{DeviceKeys: map[id.UserID]map[id.DeviceID]json.RawMessage{users[0]: nil}}, nil
+		})
 		if u := a.looks(town.people[0].user)[town.people[0].user]; u.Knowledge != KnowledgeFresh || len(u.Devices) > 0 {
 			t.Fatal(u.Knowledge, ids(u))
 		}

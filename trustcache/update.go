@@ -25,17 +25,20 @@ type QueryResult struct {
 
 // failed reports whether the answer does not cover a user, mostly because their server could
 // not be reached (requirement 3.11). Devices that the answer lists all the same come from the
-// homeserver's own cache, and count.
+// homeserver's own cache, and count. A user whom the answer does not list at all is not one
+// without devices: Dendrite (0.15.2) leaves out those whose server it cannot reach, and names the
+// server only if it has nothing of anybody else.
 func (r *QueryResult) failed(user id.UserID) bool {
 	if r.unasked[user] {
 		return true
 	}
 	_, server, ok := strings.Cut(user.String(), ":")
-	if !ok || len(r.DeviceKeys[user]) > 0 {
+	devices, listed := r.DeviceKeys[user]
+	if !ok || len(devices) > 0 {
 		return false
 	}
 	_, failed := r.Failures[server]
-	return failed
+	return failed || !listed
 }
 
 // update is what changes of a user with an answer.

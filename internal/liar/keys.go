@@ -127,11 +127,11 @@ func queryKeys(s *Server, c *call) Reply {
 	}](c)
 	devices, master, self, own := map[string]any{}, map[string]any{}, map[string]any{}, map[string]any{}
 	for id, wanted := range b.DeviceKeys {
-		u := s.users[id]
+		u, of := s.users[id], map[string]any{}
+		devices[id] = of
 		if u == nil {
 			continue
 		}
-		of := map[string]any{}
 		for _, d := range u.devices {
 			if d.keys != nil && (len(wanted) == 0 || slices.Contains(wanted, d.id)) {
 				keys := maps.Clone(d.keys)
@@ -139,7 +139,6 @@ func queryKeys(s *Server, c *call) Reply {
 				of[d.id] = keys
 			}
 		}
-		devices[id] = of
 		put(master, id, u.crossSigning["master"])
 		put(self, id, u.crossSigning["self_signing"])
 		if u == c.user {

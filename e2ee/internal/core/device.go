@@ -70,6 +70,8 @@ type Meta struct {
 	// KeysEpoch is the epoch of the account in which one-time keys were made last: those of an
 	// earlier one are not uploaded, see package devicekeys.
 	KeysEpoch int64 `json:"keys_epoch,omitempty"`
+	// PassedOn is the self-signing key whose signature was uploaded with the device's keys.
+	PassedOn id.Ed25519 `json:"passed_on,omitempty"`
 	// Logins are how often somebody logged in as the device, which numbers its sessions.
 	Logins int `json:"logins,omitempty"`
 }

@@ -46,6 +46,11 @@ func (k *Supply) Upload(ctx context.Context) error {
 		if len(fallback) > 0 {
 			s.Row().FallbackChangedAt = k.Env.Now() // the old one was handed out until now
 		}
+		if body["device_keys"] != nil { // without the owner's signature
+			if err := s.ChangeMeta(func(m *core.Meta) { m.PassedOn = "" }); err != nil {
+				return err
+			}
+		}
 		s.After(func() {
 			k.publication.host.KeysWereTakenLocked()
 			k.count, k.wanted = resp.Counts[wire.AlgorithmSigned], false

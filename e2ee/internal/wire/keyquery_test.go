@@ -27,8 +27,8 @@ func query(t *testing.T, answer http.HandlerFunc, users ...id.UserID) (*trustcac
 func TestKeyQueriesAsk(t *testing.T) {
 	t.Parallel()
 	for want, users := range map[string][]id.UserID{
-		`{"device_keys":{"@a:x":[],"@b:y":[]},"timeout":10000}`: {"@b:y", "@a:x", "@b:y"},
-		`{"device_keys":{},"timeout":10000}`:                    nil,
+		`{"device_keys":{"@a:x":[],"@b:y":[]},"timeout":15000}`: {"@b:y", "@a:x", "@b:y"},
+		`{"device_keys":{},"timeout":15000}`:                    nil,
 	} {
 		_, err := query(t, func(w http.ResponseWriter, r *http.Request) {
 			body, err := io.ReadAll(r.Body)
