@@ -201,6 +201,14 @@ func (st *stage) syncWith(ctx context.Context) error {
 	if code := call(st.t, st.hs, st.alice, http.MethodGet, path, nil, &resp); code != http.StatusOK {
 		st.t.Fatalf("sync answers %d", code)
 	}
+	stands, err := in.Stands(ctx, resp.NextBatch)
+	if err != nil {
+		return err
+	}
+	if stands && in.Move(ctx) == nil { // as the proxy does
+		resp = clientResponse{own: st.alice.UserID}
+		call(st.t, st.hs, st.alice, http.MethodGet, path, nil, &resp)
+	}
 	extras, err := in.Commit(ctx, resp.update(st.since))
 	if err != nil {
 		return err

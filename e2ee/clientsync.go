@@ -25,9 +25,10 @@ const maxKept = 200
 type ClientSync struct {
 	d       *Device
 	since   string
-	token   string // that the client came with: since, or that with a mark
+	token   string // that the client came with: since, or that with a mark of an earlier version
 	began   int    // see ingest
 	waiting bool
+	leaving bool
 	arrived context.Context           //nolint:containedctx // as a channel would be
 	wake    *time.Timer               // fires when the hold of an event ends; nil when none is held
 	unread  map[id.RoomID]*UnreadRoom // what the response says
@@ -36,8 +37,7 @@ type ClientSync struct {
 
 // BeginSync is called before the client's sync goes to the homeserver. It stops the proxy's
 // own sync. If the client does not continue where processing stopped, it closes the gap
-// first.
-// The token is the client's, with its mark.
+// first. The token is the client's, with a mark if it has one.
 func (d *Device) BeginSync(ctx context.Context, token string) (*ClientSync, error) {
 	if d.core.Mode != core.ModeProxied {
 		return nil, core.ErrNotProxied
@@ -70,7 +70,7 @@ func (d *Device) BeginSync(ctx context.Context, token string) (*ClientSync, erro
 		return nil, err
 	}
 	s.began = d.core.NewsNow()
-	s.waiting = s.waiting || d.acct.tenure.IsLeaving() // said before those are woken who wait
+	s.leaving = d.acct.tenure.IsLeaving() // said before those are woken who wait
 	return s, nil
 }
 
@@ -97,39 +97,28 @@ func (s *ClientSync) dropDelivered(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if s.waiting, err = s.d.shown.Waiting(ctx, s.since); err != nil {
+	due, err := s.d.late.Due(ctx)
+	if err != nil {
 		return err
-	}
-	if !s.waiting {
-		if s.waiting, err = s.d.acct.control.Waiting(ctx, s.d.core, s.token); err != nil {
-			return err
-		}
 	}
 	ch := &store.Changes{}
 	for _, p := range pending {
 		if p.DeliveredAt != "" && p.DeliveredAt == s.since {
 			ch.DeletePending = append(ch.DeletePending, p.EventID)
-		} else {
-			s.waiting = true
 		}
 	}
 	for _, item := range inbox {
 		if item.DeliveredAt != "" && item.DeliveredAt == s.since {
 			ch.DeleteInbox = append(ch.DeleteInbox, item.Seq)
-		} else {
-			s.waiting = true
 		}
-	}
-	due, err := s.d.late.Due(ctx)
-	if err != nil {
-		return err
 	}
 	for _, p := range due {
 		if p.PlacedAt != "" && p.PlacedAt == s.since {
 			ch.ShownPending = append(ch.ShownPending, p.EventID)
-		} else {
-			s.waiting = true
 		}
+	}
+	if s.waiting, err = s.news(ctx, s.since, pending, inbox, due); err != nil {
+		return err
 	}
 	if len(ch.DeletePending)+len(ch.DeleteInbox)+len(ch.ShownPending) == 0 {
 		return nil
@@ -169,7 +158,10 @@ func (s *ClientSync) wakeWhenDue(ctx context.Context) error {
 
 // Waiting reports whether something is ready for the client, so that its sync must not wait
 // at the homeserver.
-func (s *ClientSync) Waiting() bool { return s.waiting }
+func (s *ClientSync) Waiting() bool { return s.waiting || s.leaving }
+
+// Leaving reports whether the account goes to another process: the sync must end in any case.
+func (s *ClientSync) Leaving() bool { return s.leaving || s.d.acct.tenure.IsLeaving() }
 
 // Arrived returns a context that is done when something for the client arrives while its
 // sync waits.
@@ -195,12 +187,19 @@ func (s *ClientSync) Commit(ctx context.Context, u SyncUpdate) (SyncExtras, erro
 	if err != nil {
 		return SyncExtras{}, err
 	}
-	out := SyncExtras{}
-	if out.Late, err = s.d.late.OpenReady(ctx, pending, u.NextBatch); err != nil {
-		return SyncExtras{}, err
-	}
 	due, err := s.d.late.Due(ctx)
 	if err != nil {
+		return SyncExtras{}, err
+	}
+	told := s.d.clientState.tells(u.NextBatch)
+	switch {
+	case u.NextBatch == s.since: // nothing can be told apart by this token
+		pending, inbox, due = nil, nil, nil
+	case told:
+		pending, inbox, due = onlyWith(u.NextBatch, pending, inbox, due)
+	}
+	out := SyncExtras{}
+	if out.Late, err = s.d.late.OpenReady(ctx, pending, u.NextBatch); err != nil {
 		return SyncExtras{}, err
 	}
 	if err := s.d.late.OpenDue(ctx, due, pending, u.NextBatch, out.Late); err != nil {
@@ -211,8 +210,10 @@ func (s *ClientSync) Commit(ctx context.Context, u SyncUpdate) (SyncExtras, erro
 	if err := s.d.countLate(ctx, out.Late); err != nil {
 		return SyncExtras{}, err
 	}
-	if out.Notices, err = s.d.shown.For(ctx, u.Since, u.NextBatch); err != nil {
-		return SyncExtras{}, err
+	if u.NextBatch != s.since {
+		if out.Notices, err = s.d.shown.For(ctx, u.Since, u.NextBatch, told); err != nil {
+			return SyncExtras{}, err
+		}
 	}
 	ch := &store.Changes{MarkDelivered: u.NextBatch}
 	for _, item := range inbox {
@@ -228,7 +229,8 @@ func (s *ClientSync) Commit(ctx context.Context, u SyncUpdate) (SyncExtras, erro
 	if out.Warnings, err = s.d.acct.warnings.Pending(ctx); err != nil {
 		return SyncExtras{}, err
 	}
-	return out, s.addControl(ctx, u.NextBatch, &out)
+	out.Control, err = s.d.acct.control.Sync(ctx, s.d.core, s.token, u.NextBatch, told)
+	return out, err
 }
 
 // End ends the client's sync. It must be called in every case.
@@ -351,6 +353,9 @@ func (d *Device) afterIngest(b *todevice.Incoming, keys []store.InboundSession, 
 	d.inbound.RecordStored(keys)
 	for _, w := range b.Wedged {
 		d.channel.MayHaveKeys(w.User, w.Device)
+	}
+	if b.Moved {
+		d.clientState.moved()
 	}
 	d.channel.CountBegun(b.Begun())
 	if len(b.Verifying) > 0 {

@@ -7,6 +7,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/controlroom"
+	"e2ee-proxy/e2ee/internal/wire"
 )
 
 type (
@@ -49,6 +50,9 @@ func ControlEventOf(user id.UserID, dev id.DeviceID, txn string) id.EventID {
 // ControlText returns a message of the proxy's.
 func ControlText(body string) json.RawMessage { return controlroom.Text(body) }
 
+// TypeMoved is the type of what is written so that the homeserver's tokens move, see moves.go.
+const TypeMoved = wire.TypeMoved
+
 // Arrivals returns a context that is done when something for the device's client arrives. It is
 // taken before one looks for what is there.
 func (d *Device) Arrivals() context.Context { return d.clientState.arrivals() }
@@ -62,20 +66,10 @@ func (d *Device) RestoreStatus() *RestoreStatus { return d.backups.RestoreStatus
 
 // ControlExtras is what the proxy adds to a sync response because of the control room.
 type ControlExtras struct {
-	// NextBatch is the token that the client gets: the response's, or that with a mark.
-	NextBatch string
 	// Control is what is said of the room; nil: nothing.
 	Control *ControlUpdate
 }
 
-// PlainToken returns the homeserver's part of a token that a client was given.
+// PlainToken returns the homeserver's part of a token that a client was given by an earlier
+// version.
 func PlainToken(token string) string { return controlroom.Plain(token) }
-
-// addControl adds what is said of the control room, and says with which token the answer ends:
-// with another than the client's if the answer has something that its client must not miss.
-func (s *ClientSync) addControl(ctx context.Context, next string, out *SyncExtras) error {
-	news := len(out.Late)+len(out.Notices)+len(out.ToDevice) > 0
-	var err error
-	out.Control, out.NextBatch, err = s.d.acct.control.Sync(ctx, s.d.core, s.token, next, news)
-	return err
-}

@@ -28,13 +28,6 @@ func inControl(t *testing.T, notices bool) *person {
 	return p
 }
 
-// shownControl is sync with the token that the client is given.
-func (p *person) shownControl(token string) (e2ee.SyncExtras, string) {
-	p.t.Helper()
-	extras, _ := p.sync(token)
-	return extras, extras.NextBatch
-}
-
 // said returns the texts in an update of the room.
 func said(t *testing.T, u *e2ee.ControlUpdate) []string {
 	t.Helper()
@@ -64,14 +57,14 @@ func TestControlRoomIsShownOncePerDevice(t *testing.T) {
 	t.Parallel()
 	alice := inControl(t, true)
 	room := func() e2ee.ControlRoom { return alice.dev.ControlRoom() }
-	extras, since := alice.shownControl("")
+	extras, since := alice.sync("")
 	first := extras.Control
 	if first == nil || !first.Whole || len(first.State) < 8 || len(first.Timeline) != 1 || !strings.Contains(said(t, first)[0], "Write help") {
 		t.Fatalf("the first sync has %+v", first)
 	}
 	want := func(when string, texts ...string) {
 		t.Helper()
-		extras, next := alice.shownControl(since)
+		extras, next := alice.sync(since)
 		if got := said(t, extras.Control); strings.Join(got, "|") != strings.Join(texts, "|") {
 			t.Errorf("%s: %q, want %q", when, got, texts)
 		}
@@ -107,7 +100,7 @@ func TestControlRoomIsShownOncePerDevice(t *testing.T) {
 
 	second := &person{t: t, hs: alice.hs, rig: alice.rig, Session: alice.hs.Login("alice", "SECOND")}
 	second.dev = second.rig.device(second.Session)
-	extras, _ = second.shownControl("")
+	extras, _ = second.sync("")
 	if got := said(t, extras.Control); len(got) != 4 || got[1] != "one: 20 %" || got[3] != "help" {
 		t.Errorf("another device: %q", got)
 	}
@@ -130,7 +123,7 @@ func mustEvent(t *testing.T, room e2ee.ControlRoom, event id.EventID) json.RawMe
 func TestControlRoomComesBackWithAWarning(t *testing.T) {
 	t.Parallel()
 	alice := inControl(t, true)
-	extras, since := alice.shownControl("")
+	extras, since := alice.sync("")
 	if extras.Control == nil {
 		t.Fatal("there is no room")
 	}
@@ -138,14 +131,14 @@ func TestControlRoomComesBackWithAWarning(t *testing.T) {
 	if err := room.Leave(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	extras, since = alice.shownControl(since)
+	extras, since = alice.sync(since)
 	if u := extras.Control; u == nil || !u.Leave || len(u.Timeline) != 1 || said(t, u)[0] != "leave" {
 		t.Fatalf("left: %+v", u)
 	}
-	if extras, since = alice.shownControl(since); extras.Control != nil {
+	if extras, since = alice.sync(since); extras.Control != nil {
 		t.Errorf("after it was left: %+v", extras.Control)
 	}
-	if extras, _ := alice.shownControl(""); extras.Control != nil {
+	if extras, _ := alice.sync(""); extras.Control != nil {
 		t.Errorf("from nothing, after it was left: %+v", extras.Control)
 	}
 	if _, err := room.Said(t.Context(), e2ee.ControlLine{ID: "$x"}); !errors.Is(err, e2ee.ErrControlRoomLeft) {
@@ -153,18 +146,18 @@ func TestControlRoomComesBackWithAWarning(t *testing.T) {
 	}
 	newPuppet(t, alice.hs, "alice", "STRAY")
 	await(t, "no warning", func() bool { return warningCodes(t, alice.dev)["device_not_signed"].ID != "" })
-	extras, since = alice.shownControl(since)
+	extras, since = alice.sync(since)
 	u := extras.Control
 	if u == nil || u.Leave || !u.Whole || !strings.Contains(strings.Join(said(t, u), ""), "STRAY") || u.Unread() != 2 {
 		t.Fatalf("with a warning: %q, %d unread", said(t, u), u.Unread())
 	}
-	if extras, since = alice.shownControl(since); extras.Control != nil {
+	if extras, since = alice.sync(since); extras.Control != nil {
 		t.Errorf("told again: %+v", extras.Control)
 	}
 	if err := room.MarkRead(t.Context(), u.Lines[len(u.Lines)-1].ID); err != nil {
 		t.Fatal(err)
 	}
-	if extras, _ = alice.shownControl(since); extras.Control == nil || len(extras.Control.Ephemeral) != 1 || extras.Control.Unread() != 0 {
+	if extras, _ = alice.sync(since); extras.Control == nil || len(extras.Control.Ephemeral) != 1 || extras.Control.Unread() != 0 {
 		t.Errorf("read: %+v", extras.Control)
 	}
 }
@@ -181,17 +174,17 @@ func TestToldSecretsEndInAQuietRoom(t *testing.T) {
 			return ""
 		},
 		"a client's sync": func(p *person, since string) string {
-			extras, _ := p.shownControl(since)
+			extras, _ := p.sync(since)
 			return strings.Join(said(t, extras.Control), "")
 		},
 	} {
 		alice := inControl(t, true)
-		_, since := alice.shownControl("")
+		_, since := alice.sync("")
 		event, err := alice.dev.ControlRoom().TellOnce(t.Context(), e2ee.ControlText("SECRET"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		extras, since := alice.shownControl(since)
+		extras, since := alice.sync(since)
 		alice.rig.later(23 * time.Hour)
 		alice.dev.Maintain(t.Context())
 		if told := said(t, extras.Control); len(told) != 1 || told[0] != "SECRET" || !strings.Contains(string(mustEvent(t, alice.dev.ControlRoom(), event)), "SECRET") {
@@ -207,7 +200,7 @@ func TestToldSecretsEndInAQuietRoom(t *testing.T) {
 		if stored := storedControl(t, alice); strings.Contains(stored, "SECRET") || !strings.Contains(stored, "not shown again") {
 			t.Errorf("%s: it is still stored", name)
 		}
-		if extras, _ := alice.shownControl(""); strings.Contains(strings.Join(said(t, extras.Control), ""), "SECRET") {
+		if extras, _ := alice.sync(""); strings.Contains(strings.Join(said(t, extras.Control), ""), "SECRET") {
 			t.Errorf("%s: a client that begins anew is shown it", name)
 		}
 	}
@@ -231,7 +224,7 @@ func storedControl(t *testing.T, p *person) string {
 func TestNoControlRoom(t *testing.T) {
 	t.Parallel()
 	alice := inControl(t, false)
-	extras, _ := alice.shownControl("")
+	extras, _ := alice.sync("")
 	if extras.Control != nil || alice.dev.ControlRoom().On() {
 		t.Error("there is a room although notices are off")
 	}

@@ -327,6 +327,8 @@ type clientState struct {
 
 	arrived context.Context //nolint:containedctx // done when something arrives; nil while nobody waits
 	arrive  context.CancelFunc
+
+	moves moves
 }
 
 // arrivals returns the context that the next arrival ends. The caller takes it before it

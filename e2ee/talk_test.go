@@ -213,6 +213,11 @@ func (p *person) sync(since string) (e2ee.SyncExtras, string) {
 		path += "&since=" + url.QueryEscape(since)
 	}
 	call(p.t, p.hs, p.Session, http.MethodGet, path, nil, &resp)
+	if stands, err := s.Stands(p.t.Context(), resp.NextBatch); err != nil {
+		p.t.Fatal(err)
+	} else if stands && s.Move(p.t.Context()) == nil {
+		call(p.t, p.hs, p.Session, http.MethodGet, path, nil, &resp)
+	}
 	extras, err := s.Commit(p.t.Context(), e2ee.SyncUpdate{
 		Since: since, NextBatch: resp.NextBatch, ToDevice: resp.ToDevice.Events,
 		Changed: resp.DeviceLists.Changed, AccountData: resp.AccountData.Events,

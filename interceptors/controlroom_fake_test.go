@@ -3,9 +3,11 @@ package interceptors
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"maunium.net/go/mautrix/id"
 
@@ -83,14 +85,20 @@ func (r *streamRoom) Waiting(_ context.Context, token string) (bool, error) {
 	return r.last[token] < r.view.Last, nil
 }
 
-func (r *streamRoom) Stream(_ context.Context, token, next string) (*e2ee.ControlUpdate, string, error) {
+func (r *streamRoom) Alone(ctx context.Context, token string) (*e2ee.ControlUpdate, string, error) {
+	end := fmt.Sprint("control-room-", r.view.Last)
+	u, err := r.Stream(ctx, token, end)
+	return u, end, err
+}
+
+func (r *streamRoom) Stream(_ context.Context, token, next string) (*e2ee.ControlUpdate, error) {
 	have := r.last[token]
+	if next == token {
+		return nil, nil
+	}
 	if have == r.view.Last {
 		r.last[next] = have
-		return nil, next, nil
-	}
-	if next == e2ee.PlainToken(token) {
-		next = fmt.Sprintf("%s.e2ee-proxy.%d", next, len(r.last))
+		return nil, nil
 	}
 	r.last[next] = r.view.Last
 	u := &e2ee.ControlUpdate{View: r.view, Whole: token == ""}
@@ -100,5 +108,32 @@ func (r *streamRoom) Stream(_ context.Context, token, next string) (*e2ee.Contro
 	for i := range r.view.Lines[have:] {
 		u.Timeline = append(u.Timeline, r.view.Event(&r.view.Lines[have+int64(i)]))
 	}
-	return u, next, nil
+	return u, nil
+}
+
+// streamEvents is a request for events of a device with such a room.
+type streamEvents struct {
+	room exchange.ControlRoom
+	from string
+	move func() error
+}
+
+func (d *readDevice) BeginEvents(from string) exchange.ClientEvents {
+	return &streamEvents{d.ControlRoom(), from, d.move}
+}
+
+func (*fakeDevice) BeginEvents(string) exchange.ClientEvents { return &streamEvents{} }
+
+func (*streamEvents) Leaving() bool            { return false }
+func (*streamEvents) Arrived() context.Context { return context.Background() }
+func (e *streamEvents) News(ctx context.Context) (bool, error) {
+	return e.room.Waiting(ctx, e.from)
+}
+func (e *streamEvents) MoveIn() time.Duration { return 0 }
+func (e *streamEvents) Stood()                {}
+func (e *streamEvents) Move(context.Context) error {
+	if e.move == nil {
+		return errors.New("the token is not moved")
+	}
+	return e.move()
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"time"
@@ -17,14 +18,15 @@ import (
 	"e2ee-proxy/interceptors/apierr"
 	"e2ee-proxy/interceptors/internal/controlroom"
 	"e2ee-proxy/interceptors/internal/engineerr"
+	"e2ee-proxy/interceptors/internal/exchange"
 	"e2ee-proxy/interceptors/internal/rewrite"
 	"e2ee-proxy/internal/strictjson"
 )
 
 // The old way to sync: GET initialSync, and from there GET events, again and again. The control
 // room is one of the rooms of the first, and what is new of it is among the events of the second.
-// As in a sync, the token that a client comes with says what it has, and an answer with something
-// of the room ends with another token than that.
+// As in a sync, the token that a client comes with says what it has, and the homeserver's is moved
+// where it stands still (sync_move.go).
 
 // Tags of what is looked at in these answers; see sync_added.go.
 const (
@@ -63,7 +65,7 @@ func (s *streamed) serve(x *Exchange) error {
 	}
 	if s.name == InitialSync {
 		resp, err := x.Upstream.Do(x, Change{})
-		return s.answered(x, dev, "", resp, err)
+		return s.answered(x, dev, "", nil, false, resp, err)
 	}
 	query := syncQuery(x.Request)
 	token := query.Get("from")
@@ -73,29 +75,45 @@ func (s *streamed) serve(x *Exchange) error {
 	case only != "":
 		return s.plain(x)
 	}
-	resp, err := s.wait(x, dev, token)
-	return s.answered(x, dev, token, resp, err)
+	in := dev.BeginEvents(token)
+	resp, err := s.wait(x, dev, in, query, token == "")
+	for again := false; ; again = true {
+		err = s.answered(x, dev, token, in, again, resp, err)
+		if !errors.Is(err, errStands) {
+			return err
+		}
+		query.Set("timeout", strconv.FormatInt(moveWait.Milliseconds(), 10))
+		resp, err = doMoving(x, dev, in, Change{Query: query}, moveWish{news: true})
+	}
 }
 
 // wait asks the homeserver for events, and until then for something new of the room.
-func (s *streamed) wait(x *Exchange, dev Device, token string) (*http.Response, error) {
-	query, arrived := syncQuery(x.Request), dev.Arrivals()
-	waiting, err := dev.ControlRoom().Waiting(x.Request.Context(), token)
+func (s *streamed) wait(x *Exchange, dev Device, in exchange.ClientEvents, query url.Values, first bool) (*http.Response, error) {
+	news, err := in.News(x.Request.Context())
 	if err != nil {
 		return nil, engineerr.For(fmt.Errorf("look at the control room: %w", err))
 	}
-	if !waiting {
-		resp, err := doUntil(x, Change{}, arrived)
-		if !errors.Is(err, errArrived) {
-			return resp, err
-		}
+	asked, err := strconv.ParseInt(query.Get("timeout"), 10, 64)
+	hurry := err == nil && asked <= 0
+	switch {
+	case news && (first || in.Leaving()), news && hurry && in.MoveIn() > soon:
+		return atOnce(x, query)
+	case news && hurry:
+		query.Set("timeout", strconv.FormatInt(moveWait.Milliseconds(), 10))
 	}
-	query.Set("timeout", "0")
-	return x.Upstream.Do(x, Change{Query: query})
+	resp, err := doMoving(x, dev, in, Change{Query: query}, moveWish{first: first, news: news, hurry: hurry})
+	if errors.Is(err, errArrived) {
+		return atOnce(x, query)
+	}
+	return resp, err
 }
 
-// answered answers with what the homeserver has, and what is new of the room.
-func (s *streamed) answered(x *Exchange, dev Device, token string, resp *http.Response, err error) error {
+// answered answers with what the homeserver has, and what is new of the room; in is nil for an
+// initialSync.
+func (s *streamed) answered(x *Exchange, dev Device, token string, in exchange.ClientEvents, again bool, resp *http.Response, err error) error {
+	if errors.Is(err, errArrived) { // it was asked again already
+		resp, err = atOnce(x, syncQuery(x.Request))
+	}
 	if err != nil {
 		return err
 	}
@@ -103,16 +121,21 @@ func (s *streamed) answered(x *Exchange, dev Device, token string, resp *http.Re
 		return x.RelayAndClose(resp)
 	}
 	defer resp.Body.Close() //nolint:errcheck // it was read to its end, or the request failed
-	return s.answer(x, dev, token, resp)
+	return s.answer(x, dev, token, in, again, resp)
 }
 
-func (s *streamed) answer(x *Exchange, dev Device, token string, resp *http.Response) (err error) {
+func (s *streamed) answer(x *Exchange, dev Device, token string, in exchange.ClientEvents, again bool, resp *http.Response) (err error) {
 	added := &streamAdded{name: s.name}
 	body, err := s.rewriter.Read(resp.Body, rewrite.Pass{Owner: x.Identity.UserID, Hooks: rewrite.Hooks{Value: added.look}})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, body.Close()) }()
+	if in != nil && (added.end == "" || added.end == e2ee.PlainToken(token)) {
+		if err := stands(x, in, in.News, again); err != nil {
+			return err
+		}
+	}
 	if err := s.lookUpRooms(x.Request.Context(), dev, body); err != nil {
 		return err
 	}
@@ -131,7 +154,7 @@ func (s *streamed) answer(x *Exchange, dev Device, token string, resp *http.Resp
 // streamAdded is what an answer gets of the room.
 type streamAdded struct {
 	name string
-	// end is the token that the answer ends with: the homeserver's, then the client's.
+	// end is the token that the answer ends with.
 	end string
 	// listed reports whether the answer has the list into which elements are put.
 	listed   bool
@@ -148,7 +171,7 @@ func (a *streamAdded) look(f *rewrite.Found) error {
 		return f.Extend(inStream)
 	case inStreamEnd:
 		a.end = textOf(f)
-		return f.Remove()
+		return nil
 	case inStreamRooms:
 		if a.listed = f.Kind == '['; a.listed {
 			return f.ExtendArray(inStreamRooms)
@@ -163,12 +186,9 @@ func (a *streamAdded) look(f *rewrite.Found) error {
 
 // fill finds out what is new.
 func (a *streamAdded) fill(x *Exchange, dev Device, token string) error {
-	update, end, err := dev.ControlRoom().Stream(x.Request.Context(), token, a.end)
+	update, err := dev.ControlRoom().Stream(x.Request.Context(), token, a.end)
 	if err != nil {
 		return engineerr.For(fmt.Errorf("look at the control room: %w", err))
-	}
-	if a.end != "" {
-		a.end = end
 	}
 	switch {
 	case update == nil:
@@ -206,14 +226,7 @@ func (a *streamAdded) at(tag int, _ id.RoomID) ([]byte, error) {
 	case rewrite.Back, inStreamRooms:
 		writeElements(out, a.elements)
 	case inStream:
-		if a.end != "" {
-			writeName(out, "end")
-			out.Write(strictjson.Quote(a.end))
-		}
 		if !a.listed && len(a.elements) > 0 {
-			if out.Len() > 0 {
-				out.WriteByte(',')
-			}
 			list := "chunk"
 			if a.name == InitialSync {
 				list = "rooms"
@@ -239,7 +252,7 @@ func (s *streamed) alone(x *Exchange, dev Device, name, token string) error {
 	if err := s.awaitRoom(x, dev, token); err != nil {
 		return engineerr.For(fmt.Errorf("wait for the control room: %w", err))
 	}
-	update, end, err := room.Stream(ctx, token, e2ee.PlainToken(token))
+	update, end, err := room.Alone(ctx, token)
 	if err != nil {
 		return engineerr.For(fmt.Errorf("look at the control room: %w", err))
 	}

@@ -153,6 +153,10 @@ func (d engineDevice) BeginSync(ctx context.Context, since string) (ClientSync, 
 	return s, nil
 }
 
+func (d engineDevice) BeginEvents(from string) exchange.ClientEvents {
+	return d.Device.BeginEvents(from)
+}
+
 func (d engineDevice) Files() exchange.Files { return d.Device.Files() }
 
 func (d engineDevice) Control() exchange.Control { return d.Device }
@@ -167,5 +171,7 @@ func (c nativeClient) BeginQuery() exchange.NativeQuery { return c.NativeClient.
 var (
 	_ exchange.Control = (*e2ee.Device)(nil)
 	_ ClientSync       = (*e2ee.ClientSync)(nil)
-	_ exchange.Files   = (*e2ee.Files)(nil)
+
+	_ exchange.ClientEvents = (*e2ee.ClientEvents)(nil)
+	_ exchange.Files        = (*e2ee.Files)(nil)
 )

@@ -28,6 +28,7 @@ type readDevice struct {
 	*fakeDevice
 	unheard bool
 	room    exchange.ControlRoom // nil: there is none
+	move    func() error         // moves the token of events
 
 	mu    sync.Mutex
 	asked []id.RoomID
@@ -136,6 +137,8 @@ type readWorld struct {
 	t   *testing.T
 	w   *world
 	dev *readDevice
+	// answer, when there is one, is what the homeserver answers at the moment.
+	answer func() string
 	// event is the ID of the event that is asked for; empty: that in the answer.
 	event string
 }
@@ -189,7 +192,12 @@ func readPath(handler string) (method, pattern string) {
 func (w *readWorld) read(handler, query, body string) string {
 	w.t.Helper()
 	method, pattern := readPath(handler)
-	w.w.up.respond = func(seen) (int, string) { return http.StatusOK, body }
+	w.w.up.respond = func(seen) (int, string) {
+		if w.answer != nil {
+			return http.StatusOK, w.answer()
+		}
+		return http.StatusOK, body
+	}
 	c := call{handler: handler, method: method, pattern: pattern, query: query, params: map[string]string{
 		"roomId": encryptedRoom.String(), "eventId": w.asked(body), "eventType": "m.room.name",
 	}}

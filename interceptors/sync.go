@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"strconv"
 	"time"
 
 	"e2ee-proxy/e2ee"
@@ -20,8 +19,9 @@ import (
 
 // GET /sync, for devices whose encryption the proxy does; others pass through.
 //
-// Upstream: the filter is made wider (see package filter), timeout is capped, and 0 when the
-// proxy has something for the client. The other parameters stay as they are.
+// Upstream: the filter is made wider (see package filter) and timeout is capped; when the proxy
+// has something for the client it sees to it that the sync ends, see sync_move.go. The other
+// parameters stay as they are.
 //
 // The response is spooled while it is scanned. What matters to encryption is committed, and
 // only then is the response released (requirement 5.3), changed as follows:
@@ -106,19 +106,25 @@ func (h *syncHandler) serve(x *Exchange) error {
 		return engineerr.For(fmt.Errorf("begin sync: %w", err))
 	}
 	defer in.End()
-	resp, err := h.upstream(x, in, query)
-	if err != nil {
-		return fmt.Errorf("sync: %w", err)
+	resp, err := h.upstream(x, dev, in, since, query)
+	for again := false; ; again = true {
+		if err != nil {
+			return fmt.Errorf("sync: %w", err)
+		}
+		if resp.StatusCode != http.StatusOK {
+			pick.Forget()
+			return x.RelayAndClose(resp)
+		}
+		if pick.Broken {
+			_ = resp.Body.Close() // nothing of it is used
+			return apierr.BadJSON("The filter cannot be read.")
+		}
+		err := h.answer(x, dev, in, since, pick.Filter, resp, again)
+		if !errors.Is(err, errStands) {
+			return err
+		}
+		resp, err = h.moved(x, dev, in, since, query)
 	}
-	if resp.StatusCode != http.StatusOK {
-		pick.Forget()
-		return x.RelayAndClose(resp)
-	}
-	defer resp.Body.Close() //nolint:errcheck // it was read to its end, or the request failed
-	if pick.Broken {
-		return apierr.BadJSON("The filter cannot be read.")
-	}
-	return h.answer(x, dev, in, since, pick.Filter, resp)
 }
 
 // onOwnStack runs f on a stack of its own, and returns when it has. A database makes the stack of
@@ -140,27 +146,6 @@ func syncQuery(r *http.Request) url.Values {
 		}
 	}
 	return query
-}
-
-// upstream sends the sync to the homeserver. When something arrives for the client
-// meanwhile, it is sent again without waiting.
-func (h *syncHandler) upstream(x *Exchange, in ClientSync, query url.Values) (*http.Response, error) {
-	if in.Waiting() {
-		query.Set("timeout", "0")
-		return x.Upstream.Do(x, Change{Query: query})
-	}
-	if asked, err := strconv.ParseInt(query.Get("timeout"), 10, 64); err == nil {
-		query.Set("timeout", strconv.FormatInt(min(asked, h.opt.MaxTimeout.Milliseconds()), 10))
-		if asked <= 0 {
-			return x.Upstream.Do(x, Change{Query: query})
-		}
-	}
-	resp, err := doUntil(x, Change{Query: query}, in.Arrived())
-	if !errors.Is(err, errArrived) {
-		return resp, err
-	}
-	query.Set("timeout", "0")
-	return x.Upstream.Do(x, Change{Query: query})
 }
 
 // doUntil is like Do, but returns errArrived when arrived is done before the homeserver
@@ -200,8 +185,10 @@ func (b *cancelBody) Close() error {
 }
 
 // answer reads a sync response, commits what matters to encryption, and answers with the
-// rest.
-func (h *syncHandler) answer(x *Exchange, dev Device, in ClientSync, since string, filter *filter.Filter, resp *http.Response) (err error) {
+// rest. Unless it is done again, it returns errStands, and has done nothing, when the response
+// has a token with which the client cannot be given what there is for it.
+func (h *syncHandler) answer(x *Exchange, dev Device, in ClientSync, since string, filter *filter.Filter, resp *http.Response, again bool) (err error) {
+	defer resp.Body.Close() //nolint:errcheck // it was read to its end, or the request failed
 	update := &syncUpdate{parts: h.parts, who: x.Identity.UserID, held: heldUpdate{from: h.opt.UpdateMemory, owner: string(x.Identity.UserID)}}
 	update.Since = since
 	update.unread.known, update.unread.split = dev.KnownEncrypted, filter.SplitsThreads()
@@ -217,6 +204,10 @@ func (h *syncHandler) answer(x *Exchange, dev Device, in ClientSync, since strin
 	defer func() { err = errors.Join(err, body.Close()) }()
 	if update.NextBatch == "" {
 		return rewrite.Unreadable(errSyncBody)
+	}
+	lacks := func(ctx context.Context) (bool, error) { return in.Stands(ctx, update.NextBatch) }
+	if err := stands(x, in, lacks, again); err != nil {
+		return err
 	}
 	if since != "" { // new events of a room that was encrypted before are not older than its encryption
 		if err := body.ForgetKnown(x.Request.Context(), dev); err != nil {

@@ -11,12 +11,10 @@ import (
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors/internal/filter"
 	"e2ee-proxy/interceptors/internal/rewrite"
-	"e2ee-proxy/internal/strictjson"
 )
 
 // What the proxy adds to a sync response: late events, notices, to-device events, warnings, the
-// control room. If the response has the token of the request, that has a mark where something
-// was added (package e2ee): some clients drop a response whose token they know.
+// control room.
 
 // nameWarnings is the member for warnings (docs/control-api.md).
 const nameWarnings = rewrite.Prefix + "warnings"
@@ -26,7 +24,6 @@ const nameWarnings = rewrite.Prefix + "warnings"
 type syncAdded struct {
 	e2ee.SyncExtras
 	body *rewrite.Body
-	next string // the token that the response gets in place of its own; empty: none
 	// absent are the rooms of late events and notices that are not in the response.
 	absent  []id.RoomID
 	control controlAdded
@@ -38,11 +35,6 @@ type syncAdded struct {
 func newSyncAdded(body *rewrite.Body, filter *filter.Filter, update *syncUpdate, in ClientSync, extras e2ee.SyncExtras) *syncAdded {
 	rooms := update.Rooms
 	a := &syncAdded{SyncExtras: extras, body: body, unread: unreadAdded{update.unread.moved, update.unread.split, in}}
-	if update.same && update.NextBatch == update.Since {
-		if a.next = extras.NextBatch; a.next == "" {
-			a.next = update.NextBatch
-		}
-	}
 	a.Late, a.Notices = a.shown(filter, extras.Late), a.shown(filter, extras.Notices)
 	present := make(map[id.RoomID]bool, len(a.Late)+len(a.Notices))
 	for i := range rooms {
@@ -165,13 +157,6 @@ func (a *syncAdded) writeAbsent(out *bytes.Buffer) {
 }
 
 func (a *syncAdded) writeTop(out *bytes.Buffer) error {
-	if a.next != "" {
-		if out.Len() > 0 {
-			out.WriteByte(',')
-		}
-		writeName(out, "next_batch")
-		out.Write(strictjson.Quote(a.next))
-	}
 	if len(a.ToDevice) > 0 {
 		if out.Len() > 0 {
 			out.WriteByte(',')

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"maunium.net/go/mautrix/id"
 
@@ -31,14 +32,20 @@ type syncDevice struct {
 	encrypted func(id.RoomID) bool
 	extras    e2ee.SyncExtras
 	room      *e2ee.ControlView // of its control room; nil: there is none
-	waiting   bool
-	arrived   context.Context // nil: nothing ever does
+	waiting   bool              // with news, from the beginning
+	leaving   bool
+	news      bool // when something has arrived
+	stands    func(next string) bool
+	moveIn    func() time.Duration // nil: a move can be made
+	move      func() error         // nil: it is not
+	arrived   context.Context      // nil: nothing ever does
 	beginErr  error
 	commitErr error
 
 	mu        sync.Mutex
 	began     []string
 	ended     int
+	stood     int
 	committed []e2ee.SyncUpdate
 	opened    int
 	batches   []int
@@ -91,7 +98,45 @@ func (d *syncDevice) BeginSync(_ context.Context, since string) (interceptors.Cl
 
 type clientSync struct{ d *syncDevice }
 
-func (s *clientSync) Waiting() bool { return s.d.waiting }
+func (s *clientSync) Waiting() bool { return s.d.waiting || s.d.leaving }
+
+func (s *clientSync) Leaving() bool {
+	s.d.mu.Lock()
+	defer s.d.mu.Unlock()
+	return s.d.leaving
+}
+
+func (s *clientSync) News(context.Context) (bool, error) {
+	s.d.mu.Lock()
+	defer s.d.mu.Unlock()
+	return s.d.news, nil
+}
+
+func (s *clientSync) Stands(_ context.Context, next string) (bool, error) {
+	return s.d.stands != nil && s.d.stands(next), nil
+}
+
+func (s *clientSync) Move(context.Context) error {
+	if s.d.move == nil {
+		return errors.New("the token is not moved")
+	}
+	return s.d.move()
+}
+
+func (s *clientSync) MoveIn() time.Duration {
+	if s.d.moveIn == nil {
+		return 0
+	}
+	return s.d.moveIn()
+}
+
+func (s *clientSync) Stood() {
+	s.d.mu.Lock()
+	defer s.d.mu.Unlock()
+	s.d.stood++
+}
+
+func (d *syncDevice) Arrivals() context.Context { return context.Background() }
 
 func (s *clientSync) Arrived() context.Context {
 	if s.d.arrived == nil {

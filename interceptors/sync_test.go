@@ -82,7 +82,7 @@ func TestSyncQuery(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		query, want string
-		waiting     bool
+		leaving     bool
 	}{
 		{"since=s1&timeout=30000", "since=s1&timeout=30000", false},
 		{"since=s1&timeout=600000", "since=s1&timeout=60000", false},
@@ -95,7 +95,7 @@ func TestSyncQuery(t *testing.T) {
 		{"access_token=secret", "", false},
 	} {
 		w := newSyncWorld(t, emptySync, interceptors.SyncOptions{})
-		w.dev.waiting = tt.waiting
+		w.dev.leaving = tt.leaving
 		if _, err := w.sync(t, tt.query); err != nil {
 			t.Errorf("%s: %v", tt.query, err)
 			continue

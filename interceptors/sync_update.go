@@ -38,8 +38,7 @@ type syncUpdate struct {
 	parts []partOfState // of the shape's places
 	who   id.UserID
 	held  heldUpdate
-	joins int  // number of joins in the update
-	same  bool // the token that the request began with was taken out of the response
+	joins int // number of joins in the update
 
 	// The current room.
 	live      bool // its timeline may get further events
@@ -136,10 +135,6 @@ func (u *syncUpdate) topLevel(f *rewrite.Found) error {
 	case atNextBatch:
 		if f.Kind == '"' {
 			u.NextBatch = string(jsonscan.Text(f.Raw))
-		}
-		if u.NextBatch == u.Since && u.Since != "" { // the client may be given another, see sync_added.go
-			u.same = true
-			return f.Remove()
 		}
 	case atToDevice:
 		if f.Raw != nil && f.Kind == '{' {

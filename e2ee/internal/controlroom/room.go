@@ -75,7 +75,7 @@ type Sent struct {
 
 // maxSent is of how many answers it is known what they showed: a session may be used by two
 // programs, and an answer may not arrive.
-const maxSent = 4
+const maxSent = 8
 
 // Mark is a state of a room, as far as a client is told of it.
 type Mark struct {
@@ -176,16 +176,29 @@ func (r *Room) find(event id.EventID) int {
 	return slices.IndexFunc(r.Lines, func(l Line) bool { return l.ID == event })
 }
 
-// shown records that a device gets the state of the room with an answer, and forgets devices
-// of which nothing was heard for long.
-func (r *Room) shown(dev id.DeviceID, since, next string, at int64) {
-	s := r.Seen[dev]
+// shown records that a device gets the state of the room with an answer that ends with next, and
+// forgets devices of which nothing was heard for long. It returns which state that is: another
+// than now if next stands for one already, since a client may go on from either answer.
+func (r *Room) shown(dev id.DeviceID, since, next string, told bool, at int64) Mark {
+	s, to := r.Seen[dev], r.mark()
 	if since != "" { // else another program may go on with the same session
 		s.Have = r.has(dev, since)
 	}
-	s.Sent = slices.DeleteFunc(slices.Clone(s.Sent), func(o Sent) bool { return o.At == next })
-	s.Sent = append(s.Sent, Sent{next, r.mark()})
-	s.Sent = s.Sent[max(0, len(s.Sent)-maxSent):]
+	s.Sent = slices.Clone(s.Sent)
+	known := slices.IndexFunc(s.Sent, func(o Sent) bool { return o.At == next })
+	switch {
+	case known >= 0 && next == Plain(since): // the client has more than that token says: it had a mark
+		to = s.Have
+		s.Sent[known].To = to
+	case known >= 0:
+		to = s.Sent[known].To
+	default:
+		if told || next == Plain(since) {
+			to = s.Have
+		}
+		s.Sent = append(s.Sent, Sent{next, to})
+		s.Sent = s.Sent[max(0, len(s.Sent)-maxSent):]
+	}
 	s.When = at
 	r.Seen[dev] = s
 	for len(r.Seen) > maxDevices {
@@ -197,4 +210,5 @@ func (r *Room) shown(dev id.DeviceID, since, next string, at int64) {
 		}
 		delete(r.Seen, oldest)
 	}
+	return to
 }

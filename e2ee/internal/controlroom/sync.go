@@ -47,46 +47,42 @@ func (a *Account) Waiting(ctx context.Context, dev *core.Device, since string) (
 }
 
 // Sync says what is new of the room for a device that syncs from a token, in an answer that the
-// homeserver ends with next; nil when nothing is. other reports whether the answer has something
-// else of the proxy's. It returns the token with which the client's answer ends.
-func (a *Account) Sync(ctx context.Context, dev *core.Device, token, next string, other bool) (*Update, string, error) {
-	end := func(news bool) string {
-		if news && token != "" && next == Plain(token) {
-			return Marked(token)
-		}
-		return next
-	}
+// homeserver ends with next; nil when nothing is. What a device has is known by the tokens alone,
+// so there is nothing while the homeserver's stands still. told says that a client was given next
+// before: it stands for what was shown then, and what came since is shown with a later one.
+func (a *Account) Sync(ctx context.Context, dev *core.Device, token, next string, told bool) (*Update, error) {
 	if !a.On(dev) || next == "" {
-		return nil, end(other), nil
+		return nil, nil
+	}
+	if next == token {
+		return nil, a.Of(dev).ForgetOldSecrets(ctx)
 	}
 	waiting, err := a.Waiting(ctx, dev, token)
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	if !waiting {
 		r, err := a.read(ctx)
 		if err != nil {
-			return nil, "", err
+			return nil, err
 		}
 		if token == "" || r.has(dev.ID, token) == r.Seen[dev.ID].Have {
-			return nil, end(other), nil // it is known what the client has
+			return nil, nil // it is known what the client has
 		}
 	}
-	var have Mark
-	var at string
+	var have, to Mark
 	room, err := a.change(ctx, dev, func(r *Room) error {
 		if err := a.tellWarnings(ctx, r); err != nil {
 			return err
 		}
 		have = r.has(dev.ID, token)
-		at = end(other || have != r.mark())
-		r.shown(dev.ID, token, at, a.Env.Now().UnixMilli())
+		to = r.shown(dev.ID, token, next, told, a.Env.Now().UnixMilli())
 		return nil
 	})
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
-	return a.update(&View{room, a.User, dev.ID}, have), at, nil
+	return a.update(&View{room, a.User, dev.ID}, have, to), nil
 }
 
 // Waiting reports whether there is something new for a client that comes with a token.
@@ -96,16 +92,33 @@ func (h Handle) Waiting(ctx context.Context, token string) (bool, error) {
 
 // Stream says what is new of the room for a client that comes with a token, beside its syncs: in an
 // answer of the homeserver's that ends with next. See [Account.Sync].
-func (h Handle) Stream(ctx context.Context, token, next string) (*Update, string, error) {
+func (h Handle) Stream(ctx context.Context, token, next string) (*Update, error) {
 	return h.a.Sync(ctx, h.dev, token, next, false)
 }
 
-// update says what a client that has a state of the room is told; nil when nothing is.
-func (a *Account) update(v *View, have Mark) *Update {
-	now := v.mark()
-	if have == now {
+// Alone says what is new of the room for a client that asks for nothing else, and with which token
+// its answer ends: one of the room's own.
+func (h Handle) Alone(ctx context.Context, token string) (u *Update, end string, err error) {
+	waiting, err := h.Waiting(ctx, token)
+	if err != nil || !waiting {
+		return nil, token, err
+	}
+	r, err := h.a.read(ctx)
+	if err != nil {
+		return nil, "", err
+	}
+	end = fmt.Sprintf("control-room-%d-%d-%d-%d", r.Opened, r.Last, r.Read, r.DataSeq)
+	u, err = h.a.Sync(ctx, h.dev, token, end, false)
+	return u, end, err
+}
+
+// update says what a client that has a state of the room is told up to another; nil when nothing
+// is. A room that was left or opened again after that is told of when its turn comes.
+func (a *Account) update(v *View, have, to Mark) *Update {
+	if have == to || to.Opened != v.Opened || to.Left != v.Left {
 		return nil
 	}
+	v = v.upTo(to)
 	u := &Update{View: v, Leave: v.Left}
 	if v.Left {
 		if have.Opened == 0 || have.Left {
@@ -115,7 +128,7 @@ func (a *Account) update(v *View, have Mark) *Update {
 		return u
 	}
 	lines := slices.Clone(v.Lines)
-	if u.Whole = have.Opened != now.Opened || have.Left; u.Whole {
+	if u.Whole = have.Opened != to.Opened || have.Left; u.Whole {
 		lines = v.History()
 		u.State = v.State()
 		if more := len(lines) - maxShown; more > 0 {
@@ -134,12 +147,24 @@ func (a *Account) update(v *View, have Mark) *Update {
 		u.Timeline = append(u.Timeline, v.Event(&lines[i]))
 	}
 	v.addRead(u, have)
-	if have.Data != now.Data {
+	if have.Data != to.Data {
 		for typ, content := range v.Data {
 			u.AccountData = append(u.AccountData, object("type", typ, "content", content))
 		}
 	}
 	return u
+}
+
+// upTo returns the room as it was in an earlier state, as far as that matters to a client that is
+// shown what came since with its next answer.
+func (v *View) upTo(to Mark) *View {
+	if v.mark() == to {
+		return v
+	}
+	r := v.clone()
+	r.Lines = slices.DeleteFunc(r.Lines, func(l Line) bool { return l.Seq > to.Last })
+	r.Last, r.Read = to.Last, to.Read
+	return &View{r, v.User, v.Device}
 }
 
 // addRead adds how far the user has read, if that is news.

@@ -5,34 +5,21 @@ import (
 	"strings"
 )
 
-// A homeserver's token stays the same while nothing happens there, and then some clients take
-// an answer for one that they have had, and drop what is in it (matrix-nio does). So an answer
-// with something of the proxy's, and with the token that the client came with, ends with that
-// token and a mark. The mark is taken off before a token goes to the homeserver.
+// An earlier version ended an answer with something of the proxy's, whose token the client had
+// already, with that token and a mark. Clients may still come with one of those: it is read, and
+// never made any more.
 
 // mark stands between the homeserver's token and a number.
 const mark = ".e2ee-proxy."
 
 // Plain returns the homeserver's token.
 func Plain(token string) string {
-	plain, _ := split(token)
-	return plain
-}
-
-func split(token string) (plain string, n uint64) {
 	at := strings.LastIndex(token, mark)
 	if at < 0 {
-		return token, 0
+		return token
 	}
-	n, err := strconv.ParseUint(token[at+len(mark):], 10, 63)
-	if err != nil {
-		return token, 0
+	if _, err := strconv.ParseUint(token[at+len(mark):], 10, 63); err != nil {
+		return token
 	}
-	return token[:at], n
-}
-
-// Marked returns another token than the one that the client came with, for the same place.
-func Marked(token string) string {
-	plain, n := split(token)
-	return plain + mark + strconv.FormatUint(n+1, 10)
+	return token[:at]
 }

@@ -112,6 +112,26 @@ func (s *Shown) Waiting(ctx context.Context, since string) (bool, error) {
 	return false, nil
 }
 
+// Stands reports whether a response to a client that syncs on from since lacks notices if a client
+// was given its token next before.
+func (s *Shown) Stands(ctx context.Context, since, next string) (bool, error) {
+	if since == "" {
+		return false, nil
+	}
+	warnings, err := s.warnings.placed(ctx)
+	if err != nil {
+		return false, err
+	}
+	s.Mu.Lock()
+	defer s.Mu.Unlock()
+	for i := range warnings {
+		if w := &warnings[i]; s.toShow(w, since) && strings.TrimPrefix(s.noticed[w.ID], gotNotice) != next {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
 // toShow reports whether a notice belongs into the next response. The caller holds the
 // device's lock.
 func (s *Shown) toShow(w *Warning, since string) bool {
@@ -129,7 +149,9 @@ func gotBy(at, since string) string {
 
 // For returns the notices for a response, and stores that it carries them and which
 // ones the client has received. After a crash before that, notices are shown twice at most.
-func (s *Shown) For(ctx context.Context, since, next string) (map[id.RoomID][]json.RawMessage, error) {
+// told says that a client was given next before: one that syncs on is shown those that were
+// shown with it.
+func (s *Shown) For(ctx context.Context, since, next string, told bool) (map[id.RoomID][]json.RawMessage, error) {
 	warnings, err := s.warnings.placed(ctx)
 	if err != nil {
 		return nil, err
@@ -146,7 +168,7 @@ func (s *Shown) For(ctx context.Context, since, next string) (map[id.RoomID][]js
 		if at, known := s.noticed[w.ID]; known && since != "" {
 			noticed[w.ID] = gotBy(at, since)
 		}
-		if !s.toShow(w, since) || shown == maxNotices {
+		if !s.toShow(w, since) || shown == maxNotices || told && since != "" && strings.TrimPrefix(s.noticed[w.ID], gotNotice) != next {
 			continue
 		}
 		shown++

@@ -63,6 +63,7 @@ type Incoming struct {
 	other     []*olm.Received   // for the client, if the sender's device is confirmed
 	ForClient []json.RawMessage // for the client
 	Verifying []verification.Event
+	Moved     bool // a wire.TypeMoved of the user's came
 	gossip    *gossip.Incoming
 	history   *sharedhistory.Incoming
 }
@@ -154,6 +155,8 @@ func (b *Incoming) handle(ev *toDevice, sealed *olm.Event) {
 	switch ev.Type {
 	case "m.room_key", "m.forwarded_room_key", "m.secret.send", gossip.TypePush, "m.dummy":
 		// Valid only over Olm (requirement 8.2, attack A11).
+	case wire.TypeMoved:
+		b.Moved = b.Moved || ev.Sender == b.from.dev.Account.User
 	case "m.room_key.withheld":
 		b.handleWithheld(ev)
 	case "m.secret.request":
@@ -207,7 +210,7 @@ func (b *Incoming) handleOlm(ev *toDevice, sealed *olm.Event) {
 	case "m.forwarded_room_key":
 		b.gossip.RoomKey(msg)
 	case "m.room.encrypted",
-		"m.room_key.withheld", "m.room_key_request", "m.secret.request":
+		"m.room_key.withheld", "m.room_key_request", "m.secret.request", wire.TypeMoved:
 		// Not requested, or never sent over Olm.
 	default:
 		if strings.HasPrefix(msg.Type, verification.Prefix) {

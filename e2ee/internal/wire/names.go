@@ -18,6 +18,11 @@ const (
 	TypeCreate     = "m.room.create"
 )
 
+// TypeMoved is the type of what the proxy writes, with nothing in it, so that the homeserver's
+// tokens move: to a device from itself, and as account data. No client of the proxy's is shown
+// one, whoever wrote it.
+const TypeMoved = "dev.e2ee-proxy.moved"
+
 // MaxIDLength bounds identifiers from the network, in bytes (spec appendices, common
 // identifier format). The store refuses longer ones, and all changes that are stored with
 // them.

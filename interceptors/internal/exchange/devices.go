@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"time"
 
 	"maunium.net/go/mautrix/id"
 
@@ -146,6 +147,8 @@ type Device interface {
 	Files() Files
 	// Control returns the device as the control API sees it.
 	Control() Control
+	// BeginEvents is called before a request for the events from a token goes to the homeserver.
+	BeginEvents(from string) ClientEvents
 	// ControlRoom returns the account's control room as the device is shown it.
 	ControlRoom() ControlRoom
 	// RestoreStatus returns how far the whole history's keys are fetched; nil when that was not
@@ -159,10 +162,12 @@ type ControlRoom interface {
 	On() bool
 	View(ctx context.Context) (*e2ee.ControlView, error)
 	// Waiting reports whether there is something new for a client that comes with a token. Stream
-	// says what, in an answer of the homeserver's that ends with next; nil when nothing is. It
-	// returns the token that the client's answer ends with.
+	// says what, in an answer of the homeserver's that ends with next, another token; nil when
+	// nothing is.
 	Waiting(ctx context.Context, token string) (bool, error)
-	Stream(ctx context.Context, token, next string) (*e2ee.ControlUpdate, string, error)
+	Stream(ctx context.Context, token, next string) (*e2ee.ControlUpdate, error)
+	// Alone is Stream for a client that asks for nothing else; end is a token of the room's own.
+	Alone(ctx context.Context, token string) (u *e2ee.ControlUpdate, end string, err error)
 	// Said records what the user wrote, by its ID; fresh is false if it is known already.
 	Said(ctx context.Context, l e2ee.ControlLine) (fresh bool, err error)
 	// Tell says something to the user, and Change changes it. TellOnce is Tell for a secret,
@@ -224,13 +229,30 @@ type Files interface {
 	Redacted(ctx context.Context, event id.EventID) error
 }
 
+// ClientEvents is one request of a client in flight whose answer ends with a token.
+type ClientEvents interface {
+	// Leaving reports whether it must end in any case.
+	Leaving() bool
+	// Arrived is done when something for the client arrives while it waits at the homeserver.
+	Arrived() context.Context
+	// News reports whether there is something that the client's answer may have only with a token
+	// that is new to the client.
+	News(ctx context.Context) (bool, error)
+	// Move has the homeserver's token move, so that what waits there ends. MoveIn returns how long
+	// that is not possible, and Stood records that it has not moved.
+	Move(ctx context.Context) error
+	MoveIn() time.Duration
+	Stood()
+}
+
 // ClientSync is one sync request of a client in flight.
 type ClientSync interface {
+	ClientEvents
 	// Waiting reports whether there is something for the client now, so that its sync must not
 	// wait at the homeserver.
 	Waiting() bool
-	// Arrived is done when something for the client arrives while its sync waits.
-	Arrived() context.Context
+	// Stands reports whether an answer that ends with next cannot have all that is news.
+	Stands(ctx context.Context, next string) (bool, error)
 	// Commit processes and stores the effects of the response, which may be released only
 	// afterwards.
 	Commit(ctx context.Context, u e2ee.SyncUpdate) (e2ee.SyncExtras, error)

@@ -283,10 +283,10 @@ func (s *scan) examine(v *jsonscan.Value) {
 	s.head.readReaction(v.Raw)
 }
 
-// left reports whether an event is left out wherever it stands: it imitates a notice, or is not
-// the one that was asked for.
+// left reports whether an event is left out wherever it stands: it imitates a notice, was written
+// only to move the homeserver's tokens, or is not the one that was asked for.
 func (s *scan) left(p *Place) bool {
-	return s.imitates || p.Asked && s.pass.Event != "" && string(s.head.eventID) != string(s.pass.Event)
+	return s.imitates || string(s.head.typ) == e2ee.TypeMoved || p.Asked && s.pass.Event != "" && string(s.head.eventID) != string(s.pass.Event)
 }
 
 // markFor returns the mark for an event; none when it is not changed.
