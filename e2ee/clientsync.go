@@ -93,31 +93,27 @@ func (d *Device) continues(ctx context.Context, since string) (bool, error) {
 // dropDelivered deletes what the client has certainly received: what a response carried
 // whose next_batch the client now syncs from.
 func (s *ClientSync) dropDelivered(ctx context.Context) error {
-	pending, inbox, err := s.load(ctx)
-	if err != nil {
-		return err
-	}
-	due, err := s.d.late.Due(ctx)
+	k, err := s.load(ctx)
 	if err != nil {
 		return err
 	}
 	ch := &store.Changes{}
-	for _, p := range pending {
+	for _, p := range k.ready {
 		if p.DeliveredAt != "" && p.DeliveredAt == s.since {
 			ch.DeletePending = append(ch.DeletePending, p.EventID)
 		}
 	}
-	for _, item := range inbox {
+	for _, item := range k.inbox {
 		if item.DeliveredAt != "" && item.DeliveredAt == s.since {
 			ch.DeleteInbox = append(ch.DeleteInbox, item.Seq)
 		}
 	}
-	for _, p := range due {
+	for _, p := range k.due {
 		if p.PlacedAt != "" && p.PlacedAt == s.since {
 			ch.ShownPending = append(ch.ShownPending, p.EventID)
 		}
 	}
-	if s.waiting, err = s.news(ctx, s.since, pending, inbox, due); err != nil {
+	if s.waiting, err = s.news(ctx, &k); err != nil {
 		return err
 	}
 	if len(ch.DeletePending)+len(ch.DeleteInbox)+len(ch.ShownPending) == 0 {
@@ -128,18 +124,6 @@ func (s *ClientSync) dropDelivered(ctx context.Context) error {
 		return fmt.Errorf("store what the client has got: %w", err)
 	}
 	return nil
-}
-
-func (s *ClientSync) load(ctx context.Context) ([]store.PendingEvent, []store.InboxItem, error) {
-	pending, err := s.d.late.Ready(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
-	inbox, err := s.d.core.Env.Store.Inbox(ctx, s.d.acct.Row, s.d.core.RowID, maxKept)
-	if err != nil {
-		return nil, nil, fmt.Errorf("load to-device events for the client: %w", err)
-	}
-	return pending, inbox, nil
 }
 
 // wakeWhenDue ends the client's waiting sync when the hold of an event ends.
@@ -183,26 +167,15 @@ func (s *ClientSync) Commit(ctx context.Context, u SyncUpdate) (SyncExtras, erro
 	if err := s.d.reader().Redacted(ctx, u.Unread.Redacted()); err != nil {
 		return SyncExtras{}, err
 	}
-	pending, inbox, err := s.load(ctx)
+	k, told, err := s.give(ctx, u.NextBatch)
 	if err != nil {
 		return SyncExtras{}, err
-	}
-	due, err := s.d.late.Due(ctx)
-	if err != nil {
-		return SyncExtras{}, err
-	}
-	told := s.d.clientState.tells(u.NextBatch)
-	switch {
-	case u.NextBatch == s.since: // nothing can be told apart by this token
-		pending, inbox, due = nil, nil, nil
-	case told:
-		pending, inbox, due = onlyWith(u.NextBatch, pending, inbox, due)
 	}
 	out := SyncExtras{}
-	if out.Late, err = s.d.late.OpenReady(ctx, pending, u.NextBatch); err != nil {
+	if out.Late, err = s.d.late.OpenReady(ctx, k.ready, u.NextBatch); err != nil {
 		return SyncExtras{}, err
 	}
-	if err := s.d.late.OpenDue(ctx, due, pending, u.NextBatch, out.Late); err != nil {
+	if err := s.d.late.OpenDue(ctx, k.due, k.ready, u.NextBatch, out.Late); err != nil {
 		return SyncExtras{}, err
 	}
 	s.d.hear(u.Verifying)
@@ -215,22 +188,32 @@ func (s *ClientSync) Commit(ctx context.Context, u SyncUpdate) (SyncExtras, erro
 			return SyncExtras{}, err
 		}
 	}
-	ch := &store.Changes{MarkDelivered: u.NextBatch}
-	for _, item := range inbox {
-		out.ToDevice = append(out.ToDevice, json.RawMessage(item.Event.Reveal()))
-		ch.MarkInbox = append(ch.MarkInbox, item.Seq)
+	if out.ToDevice, err = s.toDevice(ctx, k.inbox, u.NextBatch); err != nil {
+		return SyncExtras{}, err
 	}
 	out.ToDevice = append(out.ToDevice, b.ForClient...)
-	if len(ch.MarkInbox) > 0 {
-		if err := s.d.core.Save(ctx, ch); err != nil {
-			return SyncExtras{}, fmt.Errorf("store what the client gets: %w", err)
-		}
-	}
 	if out.Warnings, err = s.d.acct.warnings.Pending(ctx); err != nil {
 		return SyncExtras{}, err
 	}
 	out.Control, err = s.d.acct.control.Sync(ctx, s.d.core, s.token, u.NextBatch, told)
 	return out, err
+}
+
+// toDevice returns the to-device events that were kept for the client, and stores that an answer
+// with the token next has them.
+func (s *ClientSync) toDevice(ctx context.Context, inbox []store.InboxItem, next string) (events []json.RawMessage, err error) {
+	ch := &store.Changes{MarkDelivered: next}
+	for _, item := range inbox {
+		events = append(events, json.RawMessage(item.Event.Reveal()))
+		ch.MarkInbox = append(ch.MarkInbox, item.Seq)
+	}
+	if len(ch.MarkInbox) == 0 {
+		return nil, nil
+	}
+	if err := s.d.core.Save(ctx, ch); err != nil {
+		return nil, fmt.Errorf("store what the client gets: %w", err)
+	}
+	return events, nil
 }
 
 // End ends the client's sync. It must be called in every case.
@@ -355,7 +338,7 @@ func (d *Device) afterIngest(b *todevice.Incoming, keys []store.InboundSession, 
 		d.channel.MayHaveKeys(w.User, w.Device)
 	}
 	if b.Moved {
-		d.clientState.moved()
+		d.clientState.moves.Came()
 	}
 	d.channel.CountBegun(b.Begun())
 	if len(b.Verifying) > 0 {

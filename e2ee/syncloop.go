@@ -15,6 +15,7 @@ import (
 
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/live"
+	"e2ee-proxy/e2ee/internal/moves"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/backoff"
 )
@@ -328,7 +329,7 @@ type clientState struct {
 	arrived context.Context //nolint:containedctx // done when something arrives; nil while nobody waits
 	arrive  context.CancelFunc
 
-	moves moves
+	moves moves.State
 }
 
 // arrivals returns the context that the next arrival ends. The caller takes it before it

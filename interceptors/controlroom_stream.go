@@ -76,14 +76,14 @@ func (s *streamed) serve(x *Exchange) error {
 		return s.plain(x)
 	}
 	in := dev.BeginEvents(token)
-	resp, err := s.wait(x, dev, in, query, token == "")
+	resp, err := s.wait(x, dev, in, query, token == "") //nolint:bodyclose // answered closes it
 	for again := false; ; again = true {
 		err = s.answered(x, dev, token, in, again, resp, err)
 		if !errors.Is(err, errStands) {
 			return err
 		}
 		query.Set("timeout", strconv.FormatInt(moveWait.Milliseconds(), 10))
-		resp, err = doMoving(x, dev, in, Change{Query: query}, moveWish{news: true})
+		resp, err = doMoving(x, dev, in, Change{Query: query}, moveWish{news: true}) //nolint:bodyclose // as above
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"time"
@@ -119,9 +118,8 @@ func (h *syncHandler) serve(x *Exchange) error {
 			_ = resp.Body.Close() // nothing of it is used
 			return apierr.BadJSON("The filter cannot be read.")
 		}
-		err := h.answer(x, dev, in, since, pick.Filter, resp, again)
-		if !errors.Is(err, errStands) {
-			return err
+		if err = h.answer(x, dev, in, since, pick.Filter, resp, again); !errors.Is(err, errStands) {
+			return err //nolint:wrapcheck // it is for the client
 		}
 		resp, err = h.moved(x, dev, in, since, query)
 	}
@@ -146,42 +144,6 @@ func syncQuery(r *http.Request) url.Values {
 		}
 	}
 	return query
-}
-
-// doUntil is like Do, but returns errArrived when arrived is done before the homeserver
-// answers.
-func doUntil(x *Exchange, c Change, arrived context.Context) (*http.Response, error) {
-	ctx, cancel := context.WithCancelCause(x.Request.Context())
-	stop := context.AfterFunc(arrived, func() { cancel(errArrived) })
-	sub := *x
-	sub.Request = x.Request.WithContext(ctx)
-	resp, err := x.Upstream.Do(&sub, c)
-	if !stop() {
-		cancel(errArrived) // it may be about to be
-	}
-	if errors.Is(context.Cause(ctx), errArrived) {
-		if err == nil {
-			err = resp.Body.Close()
-		}
-		return nil, errors.Join(errArrived, err)
-	}
-	if err != nil {
-		cancel(nil)
-		return nil, err
-	}
-	resp.Body = &cancelBody{resp.Body, cancel}
-	return resp, nil
-}
-
-// cancelBody cancels the request's context when the body is closed.
-type cancelBody struct {
-	io.ReadCloser
-	cancel context.CancelCauseFunc
-}
-
-func (b *cancelBody) Close() error {
-	defer b.cancel(nil)
-	return b.ReadCloser.Close()
 }
 
 // answer reads a sync response, commits what matters to encryption, and answers with the

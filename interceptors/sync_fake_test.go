@@ -39,6 +39,7 @@ type syncDevice struct {
 	moveIn    func() time.Duration // nil: a move can be made
 	move      func() error         // nil: it is not
 	arrived   context.Context      // nil: nothing ever does
+	arrivals  context.Context      // the same, of what comes later
 	beginErr  error
 	commitErr error
 
@@ -136,7 +137,12 @@ func (s *clientSync) Stood() {
 	s.d.stood++
 }
 
-func (d *syncDevice) Arrivals() context.Context { return context.Background() }
+func (d *syncDevice) Arrivals() context.Context {
+	if d.arrivals == nil {
+		return context.Background()
+	}
+	return d.arrivals
+}
 
 func (s *clientSync) Arrived() context.Context {
 	if s.d.arrived == nil {

@@ -23,7 +23,7 @@ func inner() map[string][][]string {
 			{"ownidentity"},
 			{"roomkeys"},
 			{"ownbackup"},
-			{"gossip", "notices", "rollout", "live", "late", "searchindex", "sharedhistory", "verification"},
+			{"gossip", "notices", "rollout", "live", "moves", "late", "searchindex", "sharedhistory", "verification"},
 			{"status", "todevice", "roomevents", "schedule", "native", "overview", "controlroom"},
 			{"unread", "checkup"},
 		},

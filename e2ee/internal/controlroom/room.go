@@ -73,9 +73,10 @@ type Sent struct {
 	To Mark   `json:"to"`
 }
 
-// maxSent is of how many answers it is known what they showed: a session may be used by two
-// programs, and an answer may not arrive.
-const maxSent = 8
+// maxSent is of how many answers that showed something it is known what they showed: a session may
+// be used by two programs, and an answer may not arrive. Who asks from a token before those is
+// taken for one who has all that the device is certain to have.
+const maxSent = 24
 
 // Mark is a state of a room, as far as a client is told of it.
 type Mark struct {

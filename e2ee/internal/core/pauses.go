@@ -15,7 +15,7 @@ import (
 func SyncPauses() backoff.Range { return backoff.Range{First: time.Second, Last: 2 * time.Minute} }
 
 // MovePauses are for tokens of syncs that do not move.
-func MovePauses() backoff.Range { return backoff.Range{First: 2 * time.Second, Last: 5 * time.Minute} }
+func MovePauses() backoff.Range { return backoff.Range{First: 4 * time.Second, Last: 5 * time.Minute} }
 
 // UpkeepPauses are for maintenance: uploads of keys and of the backup, and signatures that
 // the homeserver does not show.
