@@ -195,7 +195,7 @@ func (s *ClientSync) Commit(ctx context.Context, u SyncUpdate) (SyncExtras, erro
 	if out.Warnings, err = s.d.acct.warnings.Pending(ctx); err != nil {
 		return SyncExtras{}, err
 	}
-	out.Control, err = s.d.acct.control.Sync(ctx, s.d.core, s.token, u.NextBatch, told)
+	out.Control, err = s.d.acct.control.Sync(ctx, s.d.core, s.token, u.NextBatch)
 	return out, err
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"math"
 	"slices"
 	"time"
@@ -32,13 +33,16 @@ type Account struct {
 	room *Room // nil before it was read; what it points to never changes
 	// given is what the devices have been handed.
 	given map[id.DeviceID]Given
+	// tokens are those that the devices were given.
+	tokens map[id.DeviceID]*tokens
+	seed   maphash.Seed
 }
 
 // NewAccount returns the room of an account. wake is called while nothing is locked.
 func NewAccount(acct *core.Account, warnings func(context.Context) ([]notices.Warning, error), wake func()) Account {
 	order := acct.Env.Order
 	return Account{
-		Account: acct, warnings: warnings, wake: wake,
+		Account: acct, warnings: warnings, wake: wake, seed: maphash.MakeSeed(),
 		turn: locks.Turns[struct{}]{Place: order.At(locks.RankControl)}, mu: locks.Mutex{Place: order.At(locks.RankAccount)},
 	}
 }

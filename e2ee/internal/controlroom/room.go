@@ -91,20 +91,6 @@ func (r *Room) mark() Mark {
 	return Mark{Opened: r.Opened, Last: r.Last, Read: r.Read, Data: r.DataSeq, Left: r.Left}
 }
 
-// has returns what a device certainly has that syncs from a token.
-func (r *Room) has(dev id.DeviceID, since string) Mark {
-	s := r.Seen[dev]
-	if since == "" {
-		return Mark{}
-	}
-	for _, sent := range s.Sent {
-		if sent.At == since {
-			return sent.To
-		}
-	}
-	return s.Have
-}
-
 func (r *Room) clone() *Room {
 	c := *r
 	c.Lines, c.Told = slices.Clone(r.Lines), slices.Clone(r.Told)
@@ -177,27 +163,18 @@ func (r *Room) find(event id.EventID) int {
 	return slices.IndexFunc(r.Lines, func(l Line) bool { return l.ID == event })
 }
 
-// shown records that a device gets the state of the room with an answer that ends with next, and
-// forgets devices of which nothing was heard for long. It returns which state that is: another
-// than now if next stands for one already, since a client may go on from either answer.
-func (r *Room) shown(dev id.DeviceID, since, next string, told bool, at int64) Mark {
-	s, to := r.Seen[dev], r.mark()
-	if since != "" { // else another program may go on with the same session
-		s.Have = r.has(dev, since)
+// shown records what a device has that gets an answer, and forgets devices of which nothing was
+// heard for long. have is what it has got until now, if that is certain.
+func (r *Room) shown(dev id.DeviceID, by Sent, certain bool, have Mark, at int64) {
+	s := r.Seen[dev]
+	if certain { // else another program may go on with the same session
+		s.Have = have
 	}
 	s.Sent = slices.Clone(s.Sent)
-	known := slices.IndexFunc(s.Sent, func(o Sent) bool { return o.At == next })
-	switch {
-	case known >= 0 && next == Plain(since): // the client has more than that token says: it had a mark
-		to = s.Have
-		s.Sent[known].To = to
-	case known >= 0:
-		to = s.Sent[known].To
-	default:
-		if told || next == Plain(since) {
-			to = s.Have
-		}
-		s.Sent = append(s.Sent, Sent{next, to})
+	if i := slices.IndexFunc(s.Sent, func(o Sent) bool { return o.At == by.At }); i >= 0 {
+		s.Sent[i] = by
+	} else {
+		s.Sent = append(s.Sent, by)
 		s.Sent = s.Sent[max(0, len(s.Sent)-maxSent):]
 	}
 	s.When = at
@@ -211,5 +188,4 @@ func (r *Room) shown(dev id.DeviceID, since, next string, told bool, at int64) M
 		}
 		delete(r.Seen, oldest)
 	}
-	return to
 }

@@ -42,15 +42,15 @@ func (a *Account) Waiting(ctx context.Context, dev *core.Device, since string) (
 		return err == nil, err
 	}
 	now := r.mark()
-	have := r.has(dev.ID, since)
+	have := a.has(r, dev.ID, since)
 	return have != now && (!r.Left || have.Opened != 0 && !have.Left), nil
 }
 
 // Sync says what is new of the room for a device that syncs from a token, in an answer that the
 // homeserver ends with next; nil when nothing is. What a device has is known by the tokens alone,
-// so there is nothing while the homeserver's stands still. told says that a client was given next
-// before: it stands for what was shown then, and what came since is shown with a later one.
-func (a *Account) Sync(ctx context.Context, dev *core.Device, token, next string, told bool) (*Update, error) {
+// so there is nothing while the homeserver's stands still. If a client was given next before, it
+// stands for what was shown then, and what came since is shown with a later one.
+func (a *Account) Sync(ctx context.Context, dev *core.Device, token, next string) (*Update, error) {
 	if !a.On(dev) || next == "" {
 		return nil, nil
 	}
@@ -66,8 +66,10 @@ func (a *Account) Sync(ctx context.Context, dev *core.Device, token, next string
 		if err != nil {
 			return nil, err
 		}
-		if token == "" || r.has(dev.ID, token) == r.Seen[dev.ID].Have {
-			return nil, nil // it is known what the client has
+		have := a.has(r, dev.ID, token)
+		if token == "" || have == r.Seen[dev.ID].Have { // it is known what the client has
+			a.tell(dev.ID, next, have)
+			return nil, nil
 		}
 	}
 	var have, to Mark
@@ -75,13 +77,21 @@ func (a *Account) Sync(ctx context.Context, dev *core.Device, token, next string
 		if err := a.tellWarnings(ctx, r); err != nil {
 			return err
 		}
-		have = r.has(dev.ID, token)
-		to = r.shown(dev.ID, token, next, told, a.Env.Now().UnixMilli())
+		have = a.has(r, dev.ID, token)
+		to = r.mark()
+		if was, known := a.told(r, dev.ID, next); known {
+			to = was
+		}
+		if next == Plain(token) { // the client has more than that token says: it had a mark
+			to = have
+		}
+		r.shown(dev.ID, Sent{next, to}, token != "", have, a.Env.Now().UnixMilli())
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
+	a.tell(dev.ID, next, to)
 	return a.update(&View{room, a.User, dev.ID}, have, to), nil
 }
 
@@ -93,7 +103,7 @@ func (h Handle) Waiting(ctx context.Context, token string) (bool, error) {
 // Stream says what is new of the room for a client that comes with a token, beside its syncs: in an
 // answer of the homeserver's that ends with next. See [Account.Sync].
 func (h Handle) Stream(ctx context.Context, token, next string) (*Update, error) {
-	return h.a.Sync(ctx, h.dev, token, next, false)
+	return h.a.Sync(ctx, h.dev, token, next)
 }
 
 // Alone says what is new of the room for a client that asks for nothing else, and with which token
@@ -108,7 +118,7 @@ func (h Handle) Alone(ctx context.Context, token string) (u *Update, end string,
 		return nil, "", err
 	}
 	end = fmt.Sprintf("control-room-%d-%d-%d-%d", r.Opened, r.Last, r.Read, r.DataSeq)
-	u, err = h.a.Sync(ctx, h.dev, token, end, false)
+	u, err = h.a.Sync(ctx, h.dev, token, end)
 	return u, end, err
 }
 
