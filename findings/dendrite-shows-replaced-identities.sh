@@ -110,3 +110,17 @@ with Dendrite(federation=True) as dendrite, Synapse(federation=True) as synapse:
     look(synapse, dendrite, old=0)
 print("as seen before")
 PYTHON
+
+# Output seen:
+#
+#     dendrite: one by one: {'new identity, device signed by new': 4}
+#     dendrite: all at once: {'new identity, device signed by new': 4}
+#     dendrite, with new identities: all at once: {'new identity, device signed by new': 1, 'old identity, device signed by new': 3}
+#     dendrite, with new identities: one by one: {'new identity, device signed by new': 4}
+#     dendrite, with new identities: all at once again: {'new identity, device signed by new': 4}
+#     synapse: one by one: {'new identity, device signed by new': 4}
+#     synapse: all at once: {'new identity, device signed by new': 4}
+#     synapse, with new identities: all at once: {'new identity, device signed by new': 4}
+#     synapse, with new identities: one by one: {'new identity, device signed by new': 4}
+#     synapse, with new identities: all at once again: {'new identity, device signed by new': 4}
+#   as seen before
