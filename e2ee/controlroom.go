@@ -115,19 +115,16 @@ func (k *kept) len() int { return len(k.ready) + len(k.due) + len(k.inbox) }
 // given that before: then it stands for what was shown with it then. By the token that the client
 // came with nothing can be told apart.
 func (s *ClientSync) give(ctx context.Context, next string) (k kept, told bool, err error) {
-	if k, err = s.load(ctx); err != nil {
-		return k, false, err
-	}
 	s.d.core.Mu.Lock()
 	told = s.d.clientState.moves.Tell(next)
 	s.d.core.Mu.Unlock()
 	if next == s.since {
 		return kept{}, told, nil
 	}
-	if told {
+	if k, err = s.load(ctx); err == nil && told {
 		k = k.only(next)
 	}
-	return k, told, nil
+	return k, told, err
 }
 
 // News reports whether there is something for the client that its answer may have only with
@@ -157,6 +154,9 @@ func (s *ClientSync) news(ctx context.Context, k *kept) (bool, error) {
 // client: it is the client's own, or was given to it before, with less.
 func (s *ClientSync) Stands(ctx context.Context, next string) (bool, error) {
 	if next == s.since {
+		if !s.waiting && s.arrived.Err() == nil {
+			return false, nil // nothing was there, and nothing has come
+		}
 		return s.News(ctx)
 	}
 	if !s.d.clientState.wasTold(next) {

@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
@@ -70,9 +69,10 @@ func TestTokensOfSyncsAreTheHomeservers(t *testing.T) {
 			}
 			seen[e.EventID] = true
 		}
-		if bob.saw("dev.e2ee-proxy.moved") || bob.saw(".e2ee-proxy.") {
-			t.Error("the client saw what moves the tokens, or a mark on one")
+		if bob.saw("dev.e2ee-proxy.moved") {
+			t.Error("the client saw what moves the tokens")
 		}
+		settle(bob)
 		began, since := time.Now(), bob.since
 		bob.sync(2 * time.Second)
 		if took := time.Since(began); took < 1900*time.Millisecond || bob.since != since {
@@ -90,7 +90,7 @@ func settle(c *curl) {
 			return
 		}
 		if n == 50 {
-			c.t.Fatal(fmt.Errorf("there is always something new"))
+			c.t.Fatal("there is always something new")
 		}
 	}
 }

@@ -17,7 +17,7 @@ const maxTold = 6
 const (
 	// every is how often a token is moved at most, after the first atOnce.
 	every  = time.Second
-	atOnce = 5
+	atOnce = 10
 	// Takes is how long a move may take. Meanwhile no other is made from the same token.
 	Takes = 2 * time.Second
 )

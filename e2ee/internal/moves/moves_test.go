@@ -23,7 +23,7 @@ func TestMovesAreApart(t *testing.T) {
 			s.Came()
 		}
 	}
-	if made < 13 || made > 15 {
+	if made < 18 || made > 20 {
 		t.Errorf("%d moves in ten seconds", made)
 	}
 }
