@@ -163,27 +163,40 @@ func rehash(r *ratchet.Ratchet, from, to int) {
 	copy(r.Data[to*partLength:], sum[:])
 }
 
-// open decrypts and authenticates with the keys of a ratchet (Olm specification, Megolm,
-// Message encryption): HKDF-SHA-256, AES-256 in CBC mode with PKCS #7, HMAC-SHA-256.
-func open(at *ratchet.Ratchet, ciphertext, authenticated, mac []byte) ([]byte, error) {
+// messageKeys are those of one message.
+type messageKeys struct {
+	aes, mac [sha256.Size]byte
+	iv       [aes.BlockSize]byte
+}
+
+// keysAt derives them from a ratchet, by HKDF-SHA-256.
+func keysAt(r *ratchet.Ratchet) (k messageKeys) {
 	var noSalt [sha256.Size]byte
-	secret := hmacSHA256(noSalt[:], at.Data[:])
+	secret := hmacSHA256(noSalt[:], r.Data[:])
 	info := []byte("MEGOLM_KEYS")
-	aesKey := hmacSHA256(secret[:], info, []byte{1})
-	macKey := hmacSHA256(secret[:], aesKey[:], info, []byte{2})
-	iv := hmacSHA256(secret[:], macKey[:], info, []byte{3})
-	sum := hmacSHA256(macKey[:], authenticated)
+	k.aes = hmacSHA256(secret[:], info, []byte{1})
+	k.mac = hmacSHA256(secret[:], k.aes[:], info, []byte{2})
+	iv := hmacSHA256(secret[:], k.mac[:], info, []byte{3})
+	copy(k.iv[:], iv[:])
+	return k
+}
+
+// open decrypts and authenticates with the keys of a ratchet (Olm specification, Megolm,
+// Message encryption): AES-256 in CBC mode with PKCS #7, HMAC-SHA-256.
+func open(at *ratchet.Ratchet, ciphertext, authenticated, mac []byte) ([]byte, error) {
+	keys := keysAt(at)
+	sum := hmacSHA256(keys.mac[:], authenticated)
 	if subtle.ConstantTimeCompare(sum[:macLength], mac) != 1 {
 		return nil, errMessage
 	}
 	if len(ciphertext) == 0 || len(ciphertext)%aes.BlockSize != 0 {
 		return nil, errMessage
 	}
-	block, err := aes.NewCipher(aesKey[:])
+	block, err := aes.NewCipher(keys.aes[:])
 	if err != nil {
 		return nil, errMessage
 	}
-	cipher.NewCBCDecrypter(block, iv[:aes.BlockSize]).CryptBlocks(ciphertext, ciphertext)
+	cipher.NewCBCDecrypter(block, keys.iv[:]).CryptBlocks(ciphertext, ciphertext)
 	padding := int(ciphertext[len(ciphertext)-1])
 	if padding == 0 || padding > len(ciphertext) {
 		return nil, errMessage

@@ -70,7 +70,7 @@ func (o *Outbound) Encrypt(ctx context.Context, out Outgoing, txn store.Transact
 		return Encrypted{}, err
 	}
 	next := *live.sess
-	cipher, err := next.Encrypt(payload)
+	cipher, err := live.writer.Encrypt(&next, payload)
 	if err != nil {
 		return Encrypted{}, fmt.Errorf("encrypt: %w", err)
 	}

@@ -13,6 +13,7 @@ import (
 	"e2ee-proxy/e2ee/internal/channel"
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/locks"
+	"e2ee-proxy/e2ee/internal/megolm"
 	"e2ee-proxy/e2ee/internal/ownidentity"
 	"e2ee-proxy/e2ee/internal/rooms"
 	"e2ee-proxy/store"
@@ -57,6 +58,7 @@ func NewOutbound(dev *core.Device, own *ownidentity.Identity, olm *channel.Olm, 
 type outboundSession struct {
 	row      store.OutboundSession
 	sess     *session.MegolmOutboundSession
+	writer   megolm.Writer
 	settings sessionSettings
 	shares   map[store.DeviceRef]store.Share
 	// begun is how many Olm sessions a device had begun when it was given the key.
@@ -119,6 +121,9 @@ func (o *Outbound) load(ctx context.Context, roomID id.RoomID) (*outboundSession
 	}
 	if err := out.sess.UnpickleLibOlm(row.Pickle.Reveal()); err != nil {
 		return nil, fmt.Errorf("unpickle outbound session: %w", err)
+	}
+	if out.writer, err = megolm.NewWriter(out.sess); err != nil {
+		return nil, fmt.Errorf("load outbound session: %w", err)
 	}
 	if err := json.Unmarshal(row.Settings, &out.settings); err != nil {
 		return nil, fmt.Errorf("read outbound session: %w", err)

@@ -65,8 +65,12 @@ func (o *Outbound) live(ctx context.Context, r store.Room, visibility string, wh
 	if err != nil {
 		return nil, fmt.Errorf("make outbound session: %w", err)
 	}
+	writer, err := megolm.NewWriter(sess)
+	if err != nil {
+		return nil, fmt.Errorf("make outbound session: %w", err)
+	}
 	made := &outboundSession{
-		sess: sess, settings: settingsOf(r, visibility),
+		sess: sess, writer: writer, settings: settingsOf(r, visibility),
 		shares: make(map[store.DeviceRef]store.Share), begun: make(map[store.DeviceRef]int),
 		row: store.OutboundSession{
 			RoomID: r.RoomID, SessionID: sess.ID(), Pickle: sess.PickleLibOlm(), CreatedAt: o.Env.Now(),
