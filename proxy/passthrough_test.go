@@ -189,3 +189,13 @@ func TestWatchThatRanOutIsNotUsedAgain(t *testing.T) {
 		time.Sleep(time.Hour)
 	})
 }
+
+// A client that does not say what it is goes up as that.
+func TestNoUserAgentIsInvented(t *testing.T) {
+	t.Parallel()
+	g := newRig(t, nil)
+	g.do("GET", "/_matrix/client/v3/joined_rooms", "")
+	if v, ok := g.hs.all()[0].Header["User-Agent"]; ok {
+		t.Errorf("the homeserver saw %q", v)
+	}
+}
