@@ -37,7 +37,8 @@ func ownNames(rooms *controlroom.Rooms) Handler {
 // IsOwnName reports whether a parameter of a path is a name that only the proxy has.
 func IsOwnName(name string) bool { return e2ee.IsNoticeName(name) || name == e2ee.NoticeServer }
 
-// PlainToken returns the homeserver's part of a sync token that a client was given.
+// PlainToken returns the homeserver's part of a sync token that a client was given by an earlier
+// version.
 func PlainToken(token string) string { return e2ee.PlainToken(token) }
 
 // listJoined handles [JoinedRooms].

@@ -232,7 +232,7 @@ func bearerOf(h http.Header) (string, bool) {
 }
 
 // withoutMarks returns a query in which the tokens of syncs are the homeserver's, without the
-// marks of the proxy.
+// marks that an earlier version put behind them.
 func withoutMarks(query string) string {
 	if !strings.Contains(query, "e2ee-proxy") {
 		return query

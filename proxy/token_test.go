@@ -270,7 +270,7 @@ func FuzzQuery(f *testing.F) {
 	})
 }
 
-// The marks of the proxy's on sync tokens never go to the homeserver, whichever way the query is
+// The marks that an earlier version put on sync tokens never go to the homeserver, whichever way the query is
 // written; everything else in it stays as it was.
 func TestMarksOnTokensStayHere(t *testing.T) {
 	t.Parallel()

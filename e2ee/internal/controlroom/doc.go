@@ -5,7 +5,8 @@
 //   - The room, its events and the proxy in it have names that no homeserver can have
 //     ([Server]), and each account's room has another one.
 //   - A device is shown every message once, from any token it syncs with; again if it did not
-//     get the answer that had it, and anew when it begins from nothing.
+//     get the answer that had it, and anew when it begins from nothing. Which it has is known by
+//     the homeserver's tokens, with which nothing is done.
 //   - What was said is stored before anybody is shown it, sealed, and within bounds.
 //   - A warning is said in the room once. It opens a room that the user has left.
 //   - There is none for an account whose notices are off.
