@@ -179,6 +179,9 @@ type scene struct {
 // of the engine together. The Makefile sets it for a run without the race detector.
 const everyPoint = "E2EE_PROXY_EVERY_POINT"
 
+// sooner is how often the engine may have done a piece of work by itself before it is disturbed.
+const sooner = 5
+
 // nextPoint returns how far it is to the next point that is tried.
 func nextPoint(t *testing.T) int {
 	t.Helper()
@@ -234,13 +237,16 @@ func disturbances(t *testing.T, atLeast int, set func(t *testing.T, tr *trouble)
 		t.Run(strings.ReplaceAll(kind.String(), " ", "_"), func(t *testing.T) {
 			t.Parallel()
 			for n := 1; ; n += nextPoint(t) {
-				disturbed := false
-				ok := t.Run(fmt.Sprint(n), func(t *testing.T) {
-					var got string
-					if disturbed, got = run(t, kind, n); got != want {
-						t.Errorf("%s at point %d: it ends with\n%s\nundisturbed with\n%s", kind, n, got, want)
-					}
-				})
+				disturbed, ok := false, true
+				// What the engine does by itself may have been sooner.
+				for try := 0; ok && !disturbed && (try == 0 || n == 1 && try < sooner); try++ {
+					ok = t.Run(fmt.Sprint(n), func(t *testing.T) {
+						var got string
+						if disturbed, got = run(t, kind, n); got != want {
+							t.Errorf("%s at point %d: it ends with\n%s\nundisturbed with\n%s", kind, n, got, want)
+						}
+					})
+				}
 				switch {
 				case !ok:
 					t.FailNow()
