@@ -107,6 +107,7 @@ type Proxy struct {
 
 	trips     [lanes]http.RoundTripper
 	buffers   bufferPool // for bodies that are copied to a client
+	writers   writerPool // for those that write themselves
 	watches   watchPool  // for bodies that come from the homeserver
 	requests  sync.Pool  // of *request, zero
 	closeIdle func()

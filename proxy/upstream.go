@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -210,7 +211,13 @@ func (p *Proxy) copyBody(w http.ResponseWriter, resp *http.Response) error {
 		flush = http.NewResponseController(w).Flush
 	}
 	if from, ok := resp.Body.(io.WriterTo); ok {
-		switch _, err := from.WriteTo(clientWriter{w, flush}); {
+		to := p.writers.get(clientWriter{w, flush})
+		defer p.writers.put(to)
+		_, err := from.WriteTo(to)
+		if last := to.Flush(); err == nil { // also of an answer that broke off
+			err = last
+		}
+		switch {
 		case err == nil, errors.Is(err, errClientGone):
 			return err
 		default:
@@ -236,6 +243,22 @@ func (p *Proxy) copyBody(w http.ResponseWriter, resp *http.Response) error {
 			return fmt.Errorf("%w: %w", errBroken, err)
 		}
 	}
+}
+
+// writerPool holds what collects the small parts of a body that writes itself.
+type writerPool struct{ pool sync.Pool }
+
+func (p *writerPool) get(to io.Writer) *bufio.Writer {
+	if w, ok := p.pool.Get().(*bufio.Writer); ok {
+		w.Reset(to)
+		return w
+	}
+	return bufio.NewWriterSize(to, copyBuffer)
+}
+
+func (p *writerPool) put(w *bufio.Writer) {
+	w.Reset(nil)
+	p.pool.Put(w)
 }
 
 // clientWriter writes to a client, and flushes what it wrote if there is flush. It writes as much at

@@ -63,6 +63,7 @@ func newTown(tb testing.TB) *town {
 func (t *town) addDevices(db *store.DB, users int) {
 	t.tb.Helper()
 	pickle := t.home.acc.PickleLibOlm()
+	meta := marshal(t.tb, obj{"passed_on": public(t.user.self)})
 	next := make(chan int)
 	var all sync.WaitGroup
 	for range 64 {
@@ -73,7 +74,7 @@ func (t *town) addDevices(db *store.DB, users int) {
 					_, err = db.CreateDevice(context.Background(), acct, store.Device{
 						DeviceID: "DEVICE", State: store.DeviceOurs, KeysUploaded: true, SyncPosition: "s0",
 						Ed25519: t.home.ed25519.String(), Curve25519: t.home.curve25519.String(), Olm: pickle,
-						FallbackChangedAt: time.Now(), Token: secret.NewString("town-" + strconv.Itoa(i)),
+						FallbackChangedAt: time.Now(), Meta: meta, Token: secret.NewString("town-" + strconv.Itoa(i)),
 					})
 				}
 				if err != nil {

@@ -146,7 +146,7 @@ func (o *Identity) PassOn(ctx context.Context) error {
 	})
 	o.Mu.Lock()
 	defer o.Mu.Unlock()
-	if status := wire.Status(err); status == http.StatusBadRequest || status == http.StatusForbidden {
+	if status := wire.Status(err); status/100 == 4 && status != http.StatusUnauthorized && status != http.StatusTooManyRequests {
 		// The homeserver has the keys and the signature, each by itself.
 		o.passedOn = by
 		o.Env.Log.Warn().Err(err).Stringer("account", o.acct.User).Msg("The homeserver takes no device keys that are signed by their owner")
