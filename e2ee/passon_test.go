@@ -125,6 +125,16 @@ func TestSignatureOfAnotherClientIsPassedOn(t *testing.T) {
 // A homeserver that refuses such keys is not asked with every sync, and nothing else suffers.
 func TestSignedKeysAreRefused(t *testing.T) {
 	t.Parallel()
+	for _, refusal := range []int{http.StatusBadRequest, http.StatusForbidden, http.StatusNotFound} {
+		t.Run(http.StatusText(refusal), func(t *testing.T) {
+			t.Parallel()
+			signedKeysAreRefused(t, refusal)
+		})
+	}
+}
+
+func signedKeysAreRefused(t *testing.T, refusal int) {
+	t.Helper()
 	hs := liar.New(t)
 	s, bob := hs.Login("alice", "BOT"), newPerson(t, hs, "bob", "BOBS")
 	hs.Intercept(liar.Of(s.UserID, liar.Is(http.MethodPost, "keys/upload$")), func(r *liar.Request, next func() liar.Reply) liar.Reply {
@@ -134,7 +144,7 @@ func TestSignedKeysAreRefused(t *testing.T) {
 			} `json:"device_keys"`
 		}
 		if r.JSON(&sent) == nil && len(sent.Keys.Signatures[s.UserID]) > 1 {
-			return liar.Failure(http.StatusBadRequest, "M_INVALID_PARAM", "one signature only")
+			return liar.Failure(refusal, "M_UNKNOWN", "one signature only")
 		}
 		return next()
 	})

@@ -75,3 +75,17 @@ func TestBodyThatWritesItself(t *testing.T) {
 		}
 	}
 }
+
+// What writes itself in small parts, as a page of events does, is not sent one by one.
+func TestSmallPartsGoTogether(t *testing.T) {
+	t.Parallel()
+	var parts [][]byte
+	for range 1000 {
+		parts = append(parts, []byte("a part of some fifty bytes, as between two events,"))
+	}
+	c := &taker{ResponseRecorder: *httptest.NewRecorder(), left: 1 << 20}
+	err := (&Proxy{}).copyBody(c, &http.Response{ContentLength: -1, Body: &parted{parts, nil}})
+	if err != nil || c.Body.String() != string(bytes.Join(parts, nil)) || c.flushes != 2 {
+		t.Errorf("%v, %d bytes, %d flushes", err, c.Body.Len(), c.flushes)
+	}
+}

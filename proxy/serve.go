@@ -99,20 +99,15 @@ func cloneRequest(to, r *http.Request) {
 // connection, used for a response that cannot be finished.
 func (p *Proxy) finish(q *request) {
 	if v := recover(); v != nil {
-		q.abort = true
-		if err, ok := v.(error); ok && errors.Is(err, http.ErrAbortHandler) {
-			q.err = q.relayError()
-		} else {
-			// Its value could hold anything, so only its type and place are logged.
-			kind, stack := fmt.Sprintf("%T", v), debug.Stack()
-			if of, ok := v.(*parallel.PanicError); ok {
-				kind, stack = of.Kind, of.Stack
-			}
-			p.log.Error().Str("request_id", q.id.String()).Str("panic", kind).Bytes("stack", stack).Msg("a handler failed")
-			q.abort = q.w.status != 0
-			if !q.abort {
-				p.render(q, errors.New("a handler failed"))
-			}
+		// Its value could hold anything, so only its type and place are logged.
+		kind, stack := fmt.Sprintf("%T", v), debug.Stack()
+		if of, ok := v.(*parallel.PanicError); ok {
+			kind, stack = of.Kind, of.Stack
+		}
+		p.log.Error().Str("request_id", q.id.String()).Str("panic", kind).Bytes("stack", stack).Msg("a handler failed")
+		q.abort = q.w.status != 0
+		if !q.abort {
+			p.render(q, errors.New("a handler failed"))
 		}
 	}
 	now := time.Now()
@@ -125,14 +120,6 @@ func (p *Proxy) finish(q *request) {
 	if q.abort {
 		panic(http.ErrAbortHandler)
 	}
-}
-
-// relayError returns why an answer that was streamed could not be finished.
-func (q *request) relayError() error {
-	if q.w.clientGone || q.r.Context().Err() != nil {
-		return errClientGone
-	}
-	return errBroken
 }
 
 func (p *Proxy) serve(q *request) error {
