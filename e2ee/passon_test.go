@@ -47,8 +47,16 @@ func withOwner(hs *liar.Server, s liar.Session) []string {
 
 func awaitPassedOn(t *testing.T, hs *liar.Server, s liar.Session, want ...[]string) {
 	t.Helper()
-	same := func() bool { return slices.EqualFunc(passedOn(hs, s), want, slices.Equal) }
-	await(t, "the keys are not passed on as they should be", same)
+	var got [][]string
+	defer func() {
+		if t.Failed() {
+			t.Logf("the keys were uploaded with the signatures of %q, not of %q", got, want)
+		}
+	}()
+	await(t, "the keys are not passed on as they should be", func() bool {
+		got = passedOn(hs, s)
+		return slices.EqualFunc(got, want, slices.Equal)
+	})
 }
 
 // The keys are uploaded again with the signature: once for each identity, whoever signed, and

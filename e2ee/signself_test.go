@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/url"
+	"sync/atomic"
 	"testing"
 
 	"maunium.net/go/mautrix/crypto/canonicaljson"
@@ -84,10 +85,10 @@ func TestUnsignedDeviceSends(t *testing.T) {
 	hs := liar.New(t)
 	alice, bob := newPerson(t, hs, "alice", "FIRST"), newPerson(t, hs, "bob", "BOBS")
 	room := alice.newRoom(bob)
-	allowed := false
+	var allowed atomic.Bool
 	p := &person{t: t, hs: hs, Session: hs.Login("alice", "SECOND")}
 	p.rig = newRig(t, hs, func(o *e2ee.Options) {
-		o.Account = func(id.UserID) e2ee.AccountSettings { return e2ee.AccountSettings{AllowUnsigned: allowed} }
+		o.Account = func(id.UserID) e2ee.AccountSettings { return e2ee.AccountSettings{AllowUnsigned: allowed.Load()} }
 	})
 	p.dev = p.rig.device(p.Session)
 	settle(t, p.dev)
@@ -112,10 +113,10 @@ func TestUnsignedDeviceSends(t *testing.T) {
 	if got := p.awaitRead(room, "to read"); got.Unsigned.Trust.Color != "none" {
 		t.Errorf("it reads %+v", got.Unsigned.Trust)
 	}
-	allowed = true
+	allowed.Store(true)
 	p.send(room, "allowed")
 	await(t, "it does not warn", func() bool { return warningCodes(t, p.dev)["device_not_signed"].ID != "" })
-	allowed = false
+	allowed.Store(false)
 	if err := p.dev.Recover(t.Context(), e2ee.Recovery{Key: recoveryKey(t, alice.dev)}); err != nil {
 		t.Fatal(err)
 	}

@@ -274,12 +274,15 @@ func (o *Identity) ReadOwn(ctx context.Context, again bool) (*trustcache.User, e
 	if again {
 		ask = o.acct.Tracker.Query
 	}
+	o.Mu.Lock()
+	taken := o.KeysTakenLocked()
+	o.Mu.Unlock()
 	users, err := ask(ctx, o.Query(), []id.UserID{o.acct.User})
 	if err != nil {
 		return nil, fmt.Errorf("read the own keys: %w", err)
 	}
 	own := users[o.acct.User]
-	o.updateState(own)
+	o.updateState(own, taken)
 	return own, nil
 }
 
@@ -294,8 +297,9 @@ func (o *Identity) KeysWereTakenLocked() {
 	}
 }
 
-// updateState sets the device's state by a snapshot of the own user.
-func (o *Identity) updateState(own *trustcache.User) {
+// updateState sets the device's state by a snapshot of the own user. taken says that the homeserver
+// had the device's keys before it was asked: an answer from before their upload does not show them.
+func (o *Identity) updateState(own *trustcache.User, taken bool) {
 	state := Unknown
 	o.Mu.Lock()
 	defer o.Mu.Unlock()
@@ -305,7 +309,7 @@ func (o *Identity) updateState(own *trustcache.User) {
 	case trustcache.OwnDeviceAbsent:
 		// Deleted and created again with the same ID, or lost by the homeserver: the same
 		// keys are published again (requirement 2.7).
-		o.absent = o.Record.Row.KeysUploaded
+		o.absent = o.absent || taken
 		o.host.KickLocked()
 	case trustcache.OwnDeviceForeign:
 		state = Replaced // requirement 2.10

@@ -44,10 +44,27 @@ func TestOwnStateTable(t *testing.T) {
 			acct := NewAccount(&core.Account{Env: env, User: "@a:x"})
 			o := New(dev, &acct, atRest{})
 			o.state = Signed
-			o.updateState(own)
+			o.updateState(own, true)
 			if o.state != tc.want[i] {
 				t.Errorf("%s, identity %v: %d, want %d", tc.name, own.State(), o.state, tc.want[i])
 			}
 		}
+	}
+}
+
+// Seen under load: a status that was asked for during a login began to ask for the own keys before
+// they were uploaded, and was answered after. That is no loss of keys, which would be uploaded again.
+func TestAnswerFromBeforeTheUpload(t *testing.T) {
+	t.Parallel()
+	env := &core.Env{}
+	acct := NewAccount(&core.Account{Env: env, User: "@a:x"})
+	o := New(&core.Device{Env: env, Self: core.Self{ID: "D", Ed25519: "e", Curve25519: "c"}}, &acct, atRest{})
+	o.Record.Row.KeysUploaded = true
+	without := &trustcache.User{UserID: "@a:x", Own: true, Knowledge: trustcache.KnowledgeFresh}
+	for _, before := range []bool{true, false, true} {
+		if o.updateState(without, !before); o.KeysTakenLocked() != before {
+			t.Errorf("asked before the upload: %t, the homeserver has the keys: %t", before, o.KeysTakenLocked())
+		}
+		o.KeysWereTakenLocked()
 	}
 }
