@@ -44,12 +44,16 @@ func (w Waits) withDefaults() Waits {
 	return w
 }
 
+func newDialer(wait time.Duration) *net.Dialer {
+	return &net.Dialer{Timeout: wait, KeepAlive: 15 * time.Second}
+}
+
 // NewTransport makes a transport to a homeserver: HTTP/1.1, many idle connections, no
 // redirects, no proxies, no compression. caFile names further root certificates in PEM form
 // and may be empty. headerWait is how long the server may take for the first byte of its
 // answer; zero means no limit. idle is how long it may take nothing of what is sent to it.
 func NewTransport(caFile string, dialWait, headerWait, idle time.Duration) (*http.Transport, error) {
-	dialer := &net.Dialer{Timeout: dialWait, KeepAlive: 15 * time.Second}
+	dialer := newDialer(dialWait)
 	t := &http.Transport{
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			conn, err := dialer.DialContext(ctx, network, address)
@@ -201,7 +205,7 @@ var (
 // within idle, and the minimum rate on average. The time that the client needs does not
 // count.
 type progressTransport struct {
-	to   *http.Transport
+	to   http.RoundTripper
 	idle time.Duration
 	pool *watchPool
 }
@@ -224,22 +228,37 @@ func (m *progressTransport) RoundTrip(req *http.Request) (*http.Response, error)
 // progressBody is the body of a progressTransport's answer.
 type progressBody struct {
 	io.ReadCloser
-	timer *time.Timer // runs during a read
+	bound readBound   // bounds a read, where the body can do that itself
+	timer *time.Timer // runs during a read, where it cannot
 	idle  time.Duration
 	left  time.Duration // the time left for reading; grows with what comes
 	late  bool          // the timer has run out, once
 }
 
+// readBound is a body that bounds its own reads.
+type readBound interface {
+	ReadWithin(now time.Time, wait time.Duration)
+}
+
 // Read implements io.Reader. After the deadline it returns errStalled.
 func (b *progressBody) Read(p []byte) (int, error) {
-	wait := max(min(b.idle, b.left), 0)
+	wait := max(min(b.idle, b.left), 1)
+	started := time.Now()
+	if b.bound != nil {
+		b.bound.ReadWithin(started, wait)
+		n, err := b.ReadCloser.Read(p)
+		b.left += time.Duration(n)*time.Second/minRate - time.Since(started)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			err = errStalled
+		}
+		return n, err //nolint:wrapcheck // an io.Reader passes errors on
+	}
 	if b.timer == nil {
 		// http.Transport allows closing a body during a read, which ends the read.
 		b.timer = time.AfterFunc(wait, func() { _ = b.Close() })
 	} else {
 		b.timer.Reset(wait)
 	}
-	started := time.Now()
 	n, err := b.ReadCloser.Read(p)
 	late := !b.timer.Stop()
 	b.left += time.Duration(n)*time.Second/minRate - time.Since(started)
@@ -259,6 +278,7 @@ func (w *watchPool) watch(body io.ReadCloser, idle time.Duration) *progressBody 
 		b = new(progressBody)
 	}
 	b.ReadCloser, b.idle, b.left = body, idle, 2*idle
+	b.bound, _ = body.(readBound)
 	return b
 }
 
@@ -268,7 +288,7 @@ func (w *watchPool) keep(b *progressBody) {
 	if b.late {
 		return
 	}
-	b.ReadCloser = nil
+	b.ReadCloser, b.bound = nil, nil
 	w.pool.Put(b)
 }
 

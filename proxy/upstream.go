@@ -13,9 +13,11 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"time"
 
 	"e2ee-proxy/interceptors"
 	"e2ee-proxy/interceptors/apierr"
+	"e2ee-proxy/internal/bodyless"
 	"e2ee-proxy/internal/endtoend"
 )
 
@@ -28,24 +30,23 @@ import (
 // openUpstream makes a transport for each kind of waiting.
 func (p *Proxy) openUpstream(caFile string, w Waits) error {
 	idle := p.deadlines.Idle
-	quick, err := NewTransport(caFile, w.Dial, w.Quick, idle)
+	quick, err := newTransports(caFile, w, w.Quick, idle, 4<<10)
 	if err != nil {
 		return err
 	}
-	slow, err := NewTransport(caFile, w.Dial, w.Slow, idle)
-	if err != nil {
-		return err
-	}
-	parked, err := NewTransport(caFile, w.Dial, 0, idle)
+	slow, err := newTransports(caFile, w, w.Slow, idle, 4<<10)
 	if err != nil {
 		return err
 	}
 	// A parked poll holds its buffers and sends one header; what it gets is read past them.
-	parked.ReadBufferSize, parked.WriteBufferSize = 1<<10, 1<<10
+	parked, err := newTransports(caFile, w, 0, idle, 1<<10)
+	if err != nil {
+		return err
+	}
 	p.closeIdle = func() {
-		quick.CloseIdleConnections()
-		slow.CloseIdleConnections()
-		parked.CloseIdleConnections()
+		quick.close()
+		slow.close()
+		parked.close()
 	}
 	for l := range lanes {
 		switch l {
@@ -59,6 +60,37 @@ func (p *Proxy) openUpstream(caFile string, w Waits) error {
 		}
 	}
 	return nil
+}
+
+// transports are the two ways to the homeserver: most requests have no body.
+type transports struct {
+	bodyless *bodyless.Transport
+	rest     *http.Transport
+}
+
+func newTransports(caFile string, w Waits, headerWait, idle time.Duration, buffer int) (*transports, error) {
+	rest, err := NewTransport(caFile, w.Dial, headerWait, idle)
+	if err != nil {
+		return nil, err
+	}
+	rest.ReadBufferSize, rest.WriteBufferSize = buffer, buffer
+	return &transports{rest: rest, bodyless: bodyless.New(bodyless.Options{
+		Dial: newDialer(w.Dial).DialContext, TLS: rest.TLSClientConfig, HandshakeWait: w.Dial, WriteWait: idle, HeaderWait: headerWait,
+		IdleFor: rest.IdleConnTimeout, MaxIdle: rest.MaxIdleConnsPerHost, MaxHeader: rest.MaxResponseHeaderBytes, ReadBuffer: buffer,
+	})}, nil
+}
+
+// RoundTrip implements http.RoundTripper.
+func (t *transports) RoundTrip(r *http.Request) (*http.Response, error) {
+	if bodyless.Takes(r) {
+		return t.bodyless.RoundTrip(r) //nolint:wrapcheck // an http.RoundTripper passes errors on
+	}
+	return t.rest.RoundTrip(r) //nolint:wrapcheck // as above
+}
+
+func (t *transports) close() {
+	t.bodyless.Close()
+	t.rest.CloseIdleConnections()
 }
 
 // target returns the URL of an endpoint of the homeserver. The path is already encoded and goes into
