@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -154,9 +155,20 @@ func (c *writeDeadlineConn) ReadFrom(from io.Reader) (done int64, err error) {
 	}
 }
 
+const (
+	// sentInTurn is how many pieces of a body are got and sent in turn. Of what has more, pieces are
+	// sent beside getting the next, up to piecesAhead of which may wait.
+	sentInTurn  = 2
+	piecesAhead = 4
+)
+
 // readPieces is ReadFrom for a body that has its pieces in memory.
 func (c *writeDeadlineConn) readPieces(limited *io.LimitedReader, from pieces) (done int64, err error) {
-	for limited.N > 0 {
+	for n := 0; limited.N > 0; n++ {
+		if n == sentInTurn {
+			more, err := c.readPiecesBeside(limited, from)
+			return done + more, err
+		}
 		data, sent, err := from.Piece(limited.N)
 		limited.N -= int64(len(data))
 		n, failed := c.Write(data)
@@ -172,6 +184,43 @@ func (c *writeDeadlineConn) readPieces(limited *io.LimitedReader, from pieces) (
 		}
 	}
 	return done, nil
+}
+
+// readPiecesBeside is readPieces with a goroutine that sends, and ends with it.
+func (c *writeDeadlineConn) readPiecesBeside(limited *io.LimitedReader, from pieces) (done int64, err error) {
+	type piece struct {
+		data []byte
+		sent func()
+	}
+	var failed atomic.Pointer[error]
+	ready := make(chan piece, piecesAhead)
+	var sender sync.WaitGroup
+	sender.Go(func() {
+		for p := range ready {
+			if failed.Load() == nil {
+				n, err := c.Write(p.data)
+				if done += int64(n); err != nil {
+					failed.Store(&err)
+				}
+			}
+			p.sent()
+		}
+	})
+	for err == nil && limited.N > 0 && failed.Load() == nil {
+		var p piece
+		p.data, p.sent, err = from.Piece(limited.N)
+		limited.N -= int64(len(p.data))
+		ready <- p
+	}
+	close(ready)
+	sender.Wait()
+	switch why := failed.Load(); {
+	case why != nil:
+		return done, *why
+	case errors.Is(err, io.EOF):
+		return done, nil
+	}
+	return done, err //nolint:wrapcheck // the body's own
 }
 
 // pieceWriter writes what is in memory piece by piece, so that the other end has time for each.

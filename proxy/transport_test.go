@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io"
 	"log"
 	"net"
@@ -266,7 +267,11 @@ func TestBodiesInPieces(t *testing.T) {
 		end         error
 		closed      bool
 	}{{has: 1000, length: 1000}, {has: 1000, length: 995}, {has: 990, length: 1000}, {has: 990, length: 1000, end: errBroken}, {length: 0}, {has: 10, length: 10, closed: true}} {
-		want := strings.Repeat("x", test.has)
+		var text strings.Builder
+		for i := 0; text.Len() < test.has; i++ {
+			fmt.Fprint(&text, i)
+		}
+		want := text.String()[:test.has]
 		near, far := net.Pipe()
 		got := make(chan []byte, 1)
 		if test.closed {
@@ -290,9 +295,29 @@ func TestBodiesInPieces(t *testing.T) {
 		} else if !errors.Is(err, test.end) {
 			t.Errorf("%+v: %v", test, err)
 		}
-		if all := <-got; n != int64(sent) || len(all) != sent || body.lent.Load() != 0 || body.read {
+		if all := <-got; n != int64(sent) || string(all) != want[:sent] || body.lent.Load() != 0 || body.read {
 			t.Errorf("%+v: %d sent, %d came, %d are not given back, read: %v", test, n, len(all), body.lent.Load(), body.read)
 		}
+	}
+}
+
+// The other end goes away in the middle: that is the error, all is given back, and nothing more is
+// asked for than what may wait.
+func TestBodyInPiecesThatNobodyTakes(t *testing.T) {
+	t.Parallel()
+	near, far := net.Pipe()
+	go func() {
+		_, _ = io.CopyN(io.Discard, far, 70)
+		_ = far.Close()
+	}()
+	body := &inPieces{Reader: strings.NewReader(strings.Repeat("x", 10_000)), most: 7}
+	n, err := (&writeDeadlineConn{near, time.Minute}).ReadFrom(io.LimitReader(piecesBody{body, body}, 10_000))
+	_ = near.Close()
+	if n != 70 || !errors.Is(err, io.ErrClosedPipe) {
+		t.Errorf("%d sent, %v", n, err)
+	}
+	if lent, given := body.lent.Load(), body.pieces.Load(); lent != 0 || given > 10+1+piecesAhead+2 {
+		t.Errorf("%d of %d pieces are not given back", lent, given)
 	}
 }
 
