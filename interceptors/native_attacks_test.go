@@ -100,11 +100,16 @@ func TestManyHiddenDevicesOfOneUser(t *testing.T) {
 		}
 		return time.Since(begun)
 	}
-	// Pairs would take a hundred times as long; what is around them takes ten times.
-	few, many := min(hide(5000), hide(5000), hide(5000)), min(hide(50_000), hide(50_000))
-	if many > 40*few+50*time.Millisecond {
-		t.Errorf("5,000 devices take %v, 50,000 take %v", few, many)
+	// Pairs would take a hundred times as long, always; what is around them takes ten times, unless
+	// others have the processors.
+	var few, many time.Duration
+	for range 5 {
+		few, many = min(hide(5000), hide(5000), hide(5000)), min(hide(50_000), hide(50_000))
+		if many <= 40*few+50*time.Millisecond {
+			return
+		}
 	}
+	t.Errorf("5,000 devices take %v, 50,000 take %v", few, many)
 }
 
 // Attack: a client sends clear text into an encrypted room under the type m.room.encrypted,
