@@ -75,6 +75,9 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	c, err := t.dial(req)
 	if err != nil {
+		if req.Context().Err() != nil {
+			err = context.Cause(req.Context())
+		}
 		return nil, err
 	}
 	return t.exchange(req, c)

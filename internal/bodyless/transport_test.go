@@ -318,6 +318,22 @@ func TestGivingUp(t *testing.T) {
 	}
 }
 
+// So does who gives up before there is a connection.
+func TestGivingUpBeforeItBegins(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancelCause(t.Context())
+	tr := transport(t, func(o *bodyless.Options) {
+		o.Dial = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			cancel(errLeft)
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+	})
+	if _, _, err := get(ctx, tr, "http://hs.test/"); !errors.Is(err, errLeft) {
+		t.Error(err)
+	}
+}
+
 // A body may be closed while it is read, which ends the read.
 func TestCloseDuringRead(t *testing.T) {
 	t.Parallel()
