@@ -196,8 +196,13 @@ type body struct {
 	ended    atomic.Bool
 }
 
-// ReadWithin bounds the next reads; zero means no bound. It is moved by a tenth or more only.
-func (b *body) ReadWithin(now time.Time, wait time.Duration) { b.conn.ReadWithin(now, wait) }
+// ReadWithin bounds the next reads; zero means no bound. It is moved by a tenth or more only. Of a body
+// that has ended it bounds nothing: the connection may be another exchange's.
+func (b *body) ReadWithin(now time.Time, wait time.Duration) {
+	if !b.ended.Load() {
+		b.conn.ReadWithin(now, wait)
+	}
+}
 
 // Read implements io.Reader.
 func (b *body) Read(p []byte) (int, error) {

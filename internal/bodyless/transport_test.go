@@ -423,6 +423,41 @@ func TestAnswerThatIsOver(t *testing.T) {
 	}
 }
 
+// Nor does a bound on it, which comes before each read: who waits for a poll's answer would be told that
+// it does not come.
+func TestBoundOfAnAnswerThatIsOver(t *testing.T) {
+	t.Parallel()
+	asked, goOn := make(chan struct{}), make(chan struct{})
+	s := serve(t, func(s *server, _ int, c net.Conn, in *bufio.Reader) {
+		for {
+			if _, there := s.request(in); !there {
+				return
+			}
+			if s.requests.Load() == 2 {
+				close(asked)
+				<-goOn
+			}
+			_, _ = io.WriteString(c, ok)
+		}
+	})
+	tr := transport(t, func(o *bodyless.Options) { o.HeaderWait = 0 })
+	first := answer(t.Context(), t, tr, s.url)
+	if _, err := io.ReadAll(first.Body); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		<-asked
+		first.Body.(interface {
+			ReadWithin(now time.Time, wait time.Duration)
+		}).ReadWithin(time.Now().Add(-time.Hour), time.Second)
+		close(goOn)
+	}()
+	wantText(t, tr, s.url, "ok")
+	if s.conns.Load() != 1 {
+		t.Errorf("%d connections", s.conns.Load())
+	}
+}
+
 // Connections that nobody uses are closed in the end, and at once when the transport is.
 func TestUnusedConnections(t *testing.T) {
 	t.Parallel()
