@@ -14,6 +14,7 @@ type conn struct {
 	net.Conn // with TLS, if it has it
 	raw      net.Conn
 	in       *bufio.Reader
+	below    *below // TLS, if it has it
 
 	limited         bool  // a header is read
 	left            int64 // bytes that it may still have
@@ -32,6 +33,33 @@ func (c *conn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p[:min(int64(len(p)), c.left)])
 	c.left -= int64(n)
 	return n, err //nolint:wrapcheck // the connection's own
+}
+
+// below is the connection as TLS has it. While it is held nothing is read from it: what TLS returns
+// then came before.
+type below struct {
+	net.Conn
+	held bool
+}
+
+// Read implements io.Reader.
+func (b *below) Read(p []byte) (int, error) {
+	if b.held {
+		return 0, os.ErrDeadlineExceeded // TLS can go on after that
+	}
+	return b.Conn.Read(p) //nolint:wrapcheck // the connection's own
+}
+
+// holdsMore reports whether more than the answer was read: TLS reads ahead, and quiet does not see
+// that.
+func (c *conn) holdsMore() bool {
+	if c.below == nil || c.in.Buffered() > 0 {
+		return c.in.Buffered() > 0
+	}
+	c.below.held = true
+	n, err := c.Conn.Read(make([]byte, 1))
+	c.below.held = false
+	return n > 0 || !timedOut(err)
 }
 
 // abort ends the connection, whoever uses it.

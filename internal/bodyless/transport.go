@@ -103,7 +103,8 @@ func (t *Transport) dial(req *http.Request) (*conn, error) {
 		config = &tls.Config{MinVersion: tls.VersionTLS12}
 	}
 	config.ServerName, config.NextProtos = req.URL.Hostname(), []string{"http/1.1"}
-	safe := tls.Client(raw, config)
+	c.below = &below{Conn: raw}
+	safe := tls.Client(c.below, config)
 	ctx, cancel := context.WithTimeout(ctx, t.o.HandshakeWait)
 	defer cancel()
 	if err := safe.HandshakeContext(ctx); err != nil {
@@ -237,7 +238,7 @@ func (b *body) end(whole bool) {
 		return
 	}
 	mine := b.stop()
-	if !whole || !mine || !b.reusable || b.conn.in.Buffered() > 0 || !b.to.idle.put(b.conn) {
+	if !whole || !mine || !b.reusable || b.conn.holdsMore() || !b.to.idle.put(b.conn) {
 		b.conn.abort()
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -16,7 +15,6 @@ import (
 	"os"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -502,30 +500,6 @@ func TestEarlyAnswers(t *testing.T) {
 	flood := serve(t, always(strings.Repeat(hint, 1000)+ok))
 	if _, _, err := get(t.Context(), transport(t, nil), flood.url); err == nil {
 		t.Error("a thousand of them are read")
-	}
-}
-
-func TestTLS(t *testing.T) {
-	t.Parallel()
-	var conns atomic.Int32
-	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") }))
-	s.Config.ConnState = func(_ net.Conn, state http.ConnState) {
-		if state == http.StateNew {
-			conns.Add(1)
-		}
-	}
-	s.StartTLS()
-	t.Cleanup(s.Close)
-	roots := s.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
-	tr := transport(t, func(o *bodyless.Options) { o.TLS = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12} })
-	for range 3 {
-		wantText(t, tr, s.URL, "ok")
-	}
-	if conns.Load() != 1 {
-		t.Errorf("%d connections", conns.Load())
-	}
-	if _, _, err := get(t.Context(), transport(t, nil), s.URL); err == nil {
-		t.Error("a certificate of nobody is trusted")
 	}
 }
 
