@@ -11,9 +11,11 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 )
 
 // Options are the settings of a [Transport].
@@ -51,9 +53,11 @@ func (t *Transport) Close() { t.idle.close() }
 
 // Takes reports whether a request may be made by a [Transport]: it has no body and changes nothing,
 // so that it can be sent again when a kept connection turns out to be dead. It is false for every
-// request where the system cannot tell whether a kept connection is quiet.
+// request where the system cannot tell whether a kept connection is quiet, and for a host whose name
+// is not ASCII, which net/http knows how to write.
 func Takes(r *http.Request) bool {
-	return canLook && (r.Method == http.MethodGet || r.Method == http.MethodHead) &&
+	foreign := func(c rune) bool { return c >= utf8.RuneSelf }
+	return canLook && strings.IndexFunc(r.URL.Host, foreign) < 0 && (r.Method == http.MethodGet || r.Method == http.MethodHead) &&
 		r.ContentLength == 0 && (r.Body == nil || r.Body == http.NoBody)
 }
 

@@ -50,6 +50,9 @@ func TestTakes(t *testing.T) {
 			t.Errorf("%s with %T: %t", tc.method, tc.body, got)
 		}
 	}
+	if bodyless.Takes(httptest.NewRequest(http.MethodGet, "http://bücher.test/", http.NoBody)) {
+		t.Error("a name that no resolver knows in this form")
+	}
 }
 
 // How the end of each kind of answer is found, and whether the connection may be used again.
