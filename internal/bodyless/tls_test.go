@@ -113,3 +113,16 @@ func TestTLS(t *testing.T) {
 		t.Error("a certificate of nobody is trusted")
 	}
 }
+
+// What goes through here and what does not begins TLS in the same way: a server that refuses one of them
+// would be half a server.
+func TestHandshakeIsThatOfOthers(t *testing.T) {
+	t.Parallel()
+	s, roots := serveTLS(t, func(c *tls.Config) { c.NextProtos = []string{"other"} }, always(ok))
+	config := &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
+	theirs := &http.Transport{TLSClientConfig: config, Protocols: new(http.Protocols)}
+	theirs.Protocols.SetHTTP1(true)
+	t.Cleanup(theirs.CloseIdleConnections)
+	wantText(t, theirs, s.url, "ok")
+	wantText(t, transport(t, func(o *bodyless.Options) { o.TLS = config }), s.url, "ok")
+}

@@ -106,7 +106,7 @@ func (t *Transport) dial(req *http.Request) (*conn, error) {
 	if config == nil {
 		config = &tls.Config{MinVersion: tls.VersionTLS12}
 	}
-	config.ServerName, config.NextProtos = req.URL.Hostname(), []string{"http/1.1"}
+	config.ServerName = req.URL.Hostname()
 	c.below = &below{Conn: raw}
 	safe := tls.Client(c.below, config)
 	ctx, cancel := context.WithTimeout(ctx, t.o.HandshakeWait)
