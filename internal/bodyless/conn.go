@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"time"
 )
@@ -153,7 +154,7 @@ func (i *idleConns) drop() {
 		i.conns[old].abort()
 		old++
 	}
-	i.conns = append(i.conns[:0], i.conns[old:]...)
+	i.conns = slices.Delete(i.conns, 0, old) // which forgets them
 	i.timer = nil
 	if len(i.conns) > 0 && !i.closed {
 		i.timer = time.AfterFunc(i.keepFor-now.Sub(i.conns[0].idleSince), i.drop)

@@ -13,8 +13,10 @@ import (
 	"net/http/httptrace"
 	"net/textproto"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -482,6 +484,28 @@ func TestUnusedConnections(t *testing.T) {
 	await(t, "they are kept", func() bool { return s.open.Load() == 0 })
 	wantText(t, tr, s.url, "ok")
 	await(t, "one is kept after the end", func() bool { return s.open.Load() == 0 })
+}
+
+// What was closed is not held any more: after a rush it would be a thousand buffers.
+func TestUnusedConnectionsAreForgotten(t *testing.T) {
+	t.Parallel()
+	s := serve(t, always(ok))
+	var forgotten atomic.Int32
+	tr := transport(t, func(o *bodyless.Options) {
+		o.IdleFor = 20 * time.Millisecond
+		o.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+			c, err := new(net.Dialer).DialContext(ctx, network, address)
+			if err != nil {
+				return nil, err
+			}
+			seen := &struct{ *net.TCPConn }{c.(*net.TCPConn)}
+			runtime.AddCleanup(seen, func(int) { forgotten.Add(1) }, 0)
+			return seen, nil
+		}
+	})
+	wantText(t, tr, s.url, "ok")
+	await(t, "it is kept", func() bool { return s.open.Load() == 0 })
+	await(t, "it is held", func() bool { runtime.GC(); return forgotten.Load() == 1 })
 }
 
 // What comes before an answer is told, and is bounded for who does not listen.
