@@ -226,7 +226,7 @@ func (o *Identity) use(ctx context.Context, own *trustcache.User, keys *identity
 	if err != nil {
 		return fmt.Errorf("look at the own identity: %w", err)
 	}
-	o.updateState(now, true)
+	o.updateState(now, false) // nothing newer than what ReadOwn saw
 	if o.State() != Signed {
 		return o.signSelf(ctx, own, keys)
 	}

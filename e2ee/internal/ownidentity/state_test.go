@@ -1,11 +1,15 @@
 package ownidentity
 
 import (
+	"context"
+	"errors"
 	"testing"
 
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/core"
+	"e2ee-proxy/e2ee/internal/identity"
+	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
 
@@ -66,5 +70,46 @@ func TestAnswerFromBeforeTheUpload(t *testing.T) {
 			t.Errorf("asked before the upload: %t, the homeserver has the keys: %t", before, o.KeysTakenLocked())
 		}
 		o.KeysWereTakenLocked()
+	}
+}
+
+// ownRows are what is stored of the own user, and the rest of a store that has nothing.
+type ownRows struct {
+	trustcache.Store
+	row store.User
+}
+
+func (r ownRows) Users(context.Context, *store.Account, []id.UserID) (map[id.UserID]store.User, error) {
+	return map[id.UserID]store.User{r.row.UserID: r.row}, nil
+}
+
+func (ownRows) UserDevices(context.Context, *store.Account, []id.UserID) (map[id.UserID][]store.UserDevice, error) {
+	return nil, nil
+}
+
+func (ownRows) Save(context.Context, *store.Account, int64, *store.Changes) error { return nil }
+
+// A recovery that began before the upload looks at what was known then, when it has found the keys.
+func TestRecoveryFromBeforeTheUpload(t *testing.T) {
+	t.Parallel()
+	env := &core.Env{}
+	tracker := trustcache.NewTracker(ownRows{row: store.User{UserID: "@a:x", Tracked: true}}, &store.Account{UserID: "@a:x"}, trustcache.Options{})
+	t.Cleanup(tracker.Close)
+	acct := NewAccount(&core.Account{Env: env, User: "@a:x", Tracker: tracker})
+	o := New(&core.Device{Env: env, Self: core.Self{ID: "D", Ed25519: "e", Curve25519: "c"}}, &acct, atRest{})
+	o.Record.Row.KeysUploaded = true
+	own, err := tracker.Own(t.Context())
+	if err != nil || own.Knowledge != trustcache.KnowledgeFresh {
+		t.Fatal(own, err)
+	}
+	keys, err := identity.NewKeys()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := o.use(t.Context(), own, keys); !errors.Is(err, errIdentityNotShown) {
+		t.Error(err)
+	}
+	if !o.KeysTakenLocked() {
+		t.Error("the keys are uploaded again")
 	}
 }
