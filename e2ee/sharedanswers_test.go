@@ -63,7 +63,7 @@ func (c *crowd) told() {
 
 // Several accounts write into one room, one after the other: the homeserver is asked once
 // about each of the others. A device that its owner logs out gets nothing from any of them
-// once they were told, and that costs at most one question for each thing that changed.
+// once they were told, and that costs them one question together, not one each.
 func TestAccountsOfAnEngineAskOnce(t *testing.T) {
 	t.Parallel()
 	c := newCrowd(t, 4, 3)
@@ -87,14 +87,17 @@ func TestAccountsOfAnEngineAskOnce(t *testing.T) {
 	c.hs.Revoke(lost.Token)
 	c.hs.EditDeviceKeys(lost.UserID, lost.DeviceID, func(keys map[string]any) { keys["signatures"] = lost.deviceKeys()["signatures"] })
 	c.told()
+	heard := asked(t, c.hs)
 	for i, st := range c.stages {
 		h := st.send(c.room, fmt.Sprintf("without the lost device, from account %d", i))
 		cannotRead(t, lost, h)
 		reads(t, c.people[0], h)
 	}
-	// Who hears of the logout before the keys are changed has to ask again.
-	if n := asked(t, c.hs)[lost.UserID] - after[lost.UserID]; n < 1 || n > 2 {
-		t.Errorf("asked %d times about two changes", n)
+	// Who hears of the change when a question is already under way has to ask again. Once all have heard, there
+	// is one such question at most, which the homeserver may see a moment later.
+	now := asked(t, c.hs)
+	if n, late := now[lost.UserID]-after[lost.UserID], now[lost.UserID]-heard[lost.UserID]; n < 1 || late > 2 {
+		t.Errorf("asked %d times about a change, %d times after all had heard of it", n, late)
 	}
 }
 
