@@ -184,13 +184,6 @@ func (c *Clear) Read(p []byte) (int, error) {
 	return n, err //nolint:wrapcheck // it is the reader's
 }
 
-// Skip has Read go on n bytes later, and returns where those begin.
-func (c *Clear) Skip(n int64) (offset int64) {
-	offset = c.offset
-	c.offset, c.stream = c.offset+n, nil
-	return offset
-}
-
 // ReadAt implements io.ReaderAt; it may be called concurrently. It does not move where Read goes on.
 func (c *Clear) ReadAt(p []byte, off int64) (int, error) {
 	stream, err := c.key.stream(off)
