@@ -89,7 +89,7 @@ func (f *files) past() *files {
 	}
 	front := httptest.NewServer(&httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(base) }})
 	f.tb.Cleanup(front.Close)
-	return &files{tb: f.tb, url: front.URL, client: newEnd(f.tb), away: newAway(), token: f.token, zeros: f.zeros, name: f.name}
+	return &files{tb: f.tb, url: front.URL, client: newEnd(f.tb), away: newAway(), token: f.token, zeros: f.zeros}
 }
 
 func (f *files) ask(method, path string, body io.Reader, size int64) *http.Response {
@@ -138,55 +138,51 @@ func (f *files) download(name string, size int64) time.Duration {
 	return first
 }
 
+// fileTurns is how often each way of a file has its turn: see [BenchmarkFiles].
+const fileTurns = 25
+
 // BenchmarkFiles is files of 100 MB on their way through the proxy, from the first byte to the
 // last; the client and the homeserver do as little as they can, on the same processors: see end. The
 // reference is the cryptography of one such file with the standard library, on one processor. What
 // a proxy can reach where the client and the homeserver have a part of the processors too is the
-// other: the same bytes through an httputil.ReverseProxy, and that cryptography.
+// other: the same bytes through an httputil.ReverseProxy, and that cryptography. They take turns,
+// since a machine's speed changes; all turns are taken before the first of them is told.
 func BenchmarkFiles(b *testing.B) {
-	b.Run("reference=aes-sha", func(b *testing.B) {
-		var m meter
-		for b.Loop() {
-			m.measure(func() { cryptography(b) })
-		}
-		b.ReportMetric(largeFile/m.p50(), "MB/s")
-		plain(b)
-	})
-	floor := func(b *testing.B, do func(f *files)) {
-		f := newFiles(b)
-		f.keep = true
-		f.upload(largeFile)
-		f.keep = false
-		between := f.past()
-		var m meter
-		for b.Loop() {
-			m.measure(func() {
-				do(between)
-				cryptography(b)
-			})
-		}
-		b.ReportMetric(largeFile/m.p50(), "MB/s")
-		plain(b)
+	f := newFiles(b)
+	f.keep = true
+	f.upload(largeFile)
+	f.keep = false
+	past, kept := f.past(), f.name
+	up, down := func(f *files) { f.upload(largeFile) }, func(f *files) { f.download(kept, largeFile) }
+	ways := []struct {
+		name string
+		do   func()
+		heap func(*files) // of what that is told too
+		took meter
+	}{
+		{name: "reference=aes-sha", do: func() { cryptography(b) }},
+		{name: "reference=passed-and-aes-sha/upload", do: func() { up(past); cryptography(b) }},
+		{name: "reference=passed-and-aes-sha/download", do: func() { down(past); cryptography(b) }},
+		{name: "upload", do: func() { up(f) }, heap: up},
+		{name: "download", do: func() { down(f) }, heap: down},
 	}
-	up, down := func(f *files) { f.upload(largeFile) }, func(f *files) { f.download(f.name, largeFile) }
-	b.Run("reference=passed-and-aes-sha/upload", func(b *testing.B) { floor(b, up) })
-	b.Run("reference=passed-and-aes-sha/download", func(b *testing.B) { floor(b, down) })
-	measure := func(b *testing.B, do func(f *files)) {
-		f := newFiles(b)
-		f.keep = true
-		f.upload(largeFile)
-		f.keep = false
-		var m meter
-		heap := heapOf(do, f)
-		for b.Loop() {
-			m.measure(func() { do(f) })
+	for range fileTurns {
+		for i := range ways {
+			ways[i].took.measure(ways[i].do)
 		}
-		b.ReportMetric(largeFile/m.p50(), "MB/s")
-		b.ReportMetric(heap, "heap-MB")
-		plain(b)
 	}
-	b.Run("upload", func(b *testing.B) { measure(b, up) })
-	b.Run("download", func(b *testing.B) { measure(b, down) })
+	for _, way := range ways {
+		b.Run(way.name, func(b *testing.B) {
+			for b.Loop() {
+				way.do()
+			}
+			b.ReportMetric(largeFile/way.took.p50(), "MB/s")
+			if way.heap != nil {
+				b.ReportMetric(heapOf(way.heap, f), "heap-MB")
+			}
+			plain(b)
+		})
+	}
 }
 
 // cryptography is that of one file, with the standard library, on one processor.
