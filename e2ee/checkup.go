@@ -44,15 +44,15 @@ func (d *Device) Checkup(ctx context.Context, talk bool) ([]CheckupLink, error) 
 	}
 	found := &checkup.Found{Status: out}
 	if d.core.Mode != core.ModeNone {
-		found.TokenTrouble = troubleOf(d.core.Call(ctx, wire.Request{
+		found.TokenTrouble = d.troubleOf(d.core.Call(ctx, wire.Request{
 			Op: "ask whose the access token is", Method: http.MethodGet, Path: mautrix.ClientURLPath{"v3", "account", "whoami"},
 		}))
 	}
 	if d.core.Mode == core.ModeProxied {
 		count, err := d.keySupply.Count(ctx)
-		found.OneTimeKeys, found.CountTrouble = count, troubleOf(err)
+		found.OneTimeKeys, found.CountTrouble = count, d.troubleOf(err)
 		if !d.schedule.Live.ClientSyncs() {
-			found.SyncTrouble = troubleOf(d.catchUp(ctx))
+			found.SyncTrouble = d.troubleOf(d.catchUp(ctx))
 		}
 		found.OddKeys = d.oddKeys(ctx)
 		if talk {
@@ -63,7 +63,7 @@ func (d *Device) Checkup(ctx context.Context, talk bool) ([]CheckupLink, error) 
 }
 
 // troubleOf says for a person why the homeserver did not do something; empty without an error.
-func troubleOf(err error) string {
+func (d *Device) troubleOf(err error) string {
 	var up *wire.UpstreamError
 	switch {
 	case err == nil:
@@ -79,6 +79,7 @@ func troubleOf(err error) string {
 	case errors.Is(err, context.DeadlineExceeded):
 		return "It took too long."
 	}
+	d.core.Env.Log.Warn().Err(err).Msg("A checkup of a device found a fault")
 	return "It failed; the proxy's log says why."
 }
 
@@ -125,9 +126,9 @@ func (d *Device) talkToItself(ctx context.Context) *checkup.Talked {
 		},
 	})
 	if err != nil {
-		return &checkup.Talked{Step: "make a room", Trouble: troubleOf(err)}
+		return &checkup.Talked{Step: "make a room", Trouble: d.troubleOf(err)}
 	}
-	step, err := "learn that the room is encrypted", d.NoteEncryption(ctx, made.RoomID, []byte(algorithm))
+	step, err := "learn of the room", d.noteMade(ctx, made.RoomID, algorithm)
 	if err == nil {
 		step, err = d.talkIn(ctx, made.RoomID)
 	}
@@ -140,9 +141,22 @@ func (d *Device) talkToItself(ctx context.Context) *checkup.Talked {
 		}
 	}
 	if err != nil {
-		return &checkup.Talked{Step: step, Trouble: troubleOf(err)}
+		return &checkup.Talked{Step: step, Trouble: d.troubleOf(err)}
 	}
 	return &checkup.Talked{}
+}
+
+// noteMade records an encrypted room that the homeserver has just made for this device, as if a client
+// had asked for it: its list of members may lack them for a moment.
+func (d *Device) noteMade(ctx context.Context, room id.RoomID, algorithm string, invited ...id.UserID) error {
+	err := d.NoteEncryption(ctx, room, []byte(algorithm))
+	if err == nil {
+		err = d.NoteMembership(ctx, room, d.acct.User, "join")
+	}
+	for i := 0; err == nil && i < len(invited); i++ {
+		err = d.NoteMembership(ctx, room, invited[i], "invite")
+	}
+	return err
 }
 
 // errOtherText means that what came back is not what was sent.

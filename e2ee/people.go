@@ -148,7 +148,7 @@ func (d *Device) meet(ctx context.Context, user id.UserID) (id.RoomID, error) {
 	if err != nil {
 		return "", err
 	}
-	if err := d.NoteEncryption(ctx, made.RoomID, []byte(algorithm)); err != nil {
+	if err := d.noteMade(ctx, made.RoomID, algorithm, user); err != nil {
 		return "", err
 	}
 	raw, err := d.core.AccountData(ctx, "m.direct")

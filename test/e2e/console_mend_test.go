@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/http"
@@ -48,6 +49,12 @@ func TestMendInTheConsole(t *testing.T) {
 		p.Fill("#recovery_key", strings.ReplaceAll(phone.RecoveryKey, " ", ""))
 		p.Follow("Confirm this device")
 		p.Wants("Your message history is being fetched")
+		bob.await("the end of the warnings", func(context.Context) error { // which follow what was done
+			if n := len(bob.warnings()); n > 0 {
+				return fmt.Errorf("there are %d", n)
+			}
+			return nil
+		})
 		p.Follow("Status")
 		p.Wants("All is well", "Your other devices 1")
 		wantClean(t, alice.AwaitDecrypted(room, bob.SendText(room, "from a confirmed device")), "from a confirmed device")

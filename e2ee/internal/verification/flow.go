@@ -375,7 +375,8 @@ func (f Flow) doneCame(k Known) (Flow, Effects) {
 	case f.qr.scanned != nil: // it was asked by its person whether it was scanned
 		f.done = true
 		return f, Effects{Target: f.scannedTarget()}
-	case f.state == Confirmed && f.sas.proved:
+	case f.state == Confirmed, f.state == Compare && f.sas.shared != nil:
+		// It says nothing that the codes do not prove, and overtakes them where both are on their way at once.
 		f.done = true
 		return f, Effects{}
 	}

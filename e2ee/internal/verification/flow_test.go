@@ -299,6 +299,19 @@ func TestDisorder(t *testing.T) {
 	}
 }
 
+// That the other side is done may come before the codes that prove it: it says nothing without them.
+func TestDoneBeforeTheCodes(t *testing.T) {
+	t.Parallel()
+	w := twoUsers(t)
+	w.toCompare()
+	w.hear(w.a, w.event(bob, Message{Type: Prefix + typeDone, Content: w.a.flow.content()}))
+	w.want(Compare, Compare)
+	w.do(w.a, confirm(true))
+	w.want(Confirmed, Compare)
+	w.do(w.b, confirm(true))
+	w.want(Done, Done)
+}
+
 // Whatever somebody else says about a flow changes nothing, also if they know its name.
 func TestStrangers(t *testing.T) {
 	t.Parallel()
