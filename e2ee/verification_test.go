@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -164,6 +165,7 @@ func TestRequestOutlivesTheProcess(t *testing.T) {
 // Somebody is asked with whom the user shares no room: their devices may not listen to a stranger,
 // so a room for the two is made, encrypted and called direct, as other clients do. It is the one
 // in which they are asked the next time. Somebody who is in a room with the user is asked without.
+// The homeserver's list of the room's members is empty at first, as Dendrite's is.
 func TestAskSomebodyNew(t *testing.T) {
 	t.Parallel()
 	a, b := two(t)
@@ -176,6 +178,13 @@ func TestAskSomebodyNew(t *testing.T) {
 	if v := ask(b); v.RoomID != "" || made() != rooms {
 		t.Errorf("bob is asked in %q", v.RoomID)
 	}
+	var lists atomic.Int32
+	a.hs.Intercept(liar.Of(a.UserID, liar.Is(http.MethodGet, "/members")), func(_ *liar.Request, answer func() liar.Reply) liar.Reply {
+		if lists.Add(1) == 1 {
+			return liar.Reply{Status: http.StatusOK, Body: map[string]any{"chunk": []any{}}}
+		}
+		return answer()
+	})
 	first := ask(c)
 	if first.RoomID == "" || made() != rooms+1 {
 		t.Fatalf("carol is asked in %q, after %d rooms were made", first.RoomID, made()-rooms)

@@ -87,7 +87,6 @@ type Flow struct {
 	sas     sas
 	qr      qr
 
-	done   bool // they say that they are done
 	code   string
 	byThem bool // they cancelled
 	seen   [][32]byte
@@ -236,8 +235,7 @@ func (f Flow) Handle(k Known, ev *Event) (Flow, Effects) {
 		return f, Effects{}
 	case f.room != "" && ev.sender == k.Us.User:
 		return f.elsewhere(k, ev), Effects{}
-	case ev.sender == f.user && f.state.Over():
-		f.done = f.done || ev.kind == typeDone
+	case f.state.Over():
 		return f, Effects{}
 	case ev.sender != f.user, slices.Contains(f.seen, ev.digest()):
 		return f, Effects{} // not of this flow, or it came before
@@ -373,11 +371,9 @@ func (f *Flow) forget() {
 func (f Flow) doneCame(k Known) (Flow, Effects) {
 	switch {
 	case f.qr.scanned != nil: // it was asked by its person whether it was scanned
-		f.done = true
 		return f, Effects{Target: f.scannedTarget()}
 	case f.state == Confirmed, f.state == Compare && f.sas.shared != nil:
 		// It says nothing that the codes do not prove, and overtakes them where both are on their way at once.
-		f.done = true
 		return f, Effects{}
 	}
 	return f.cancel(k.Now, codeUnexpected)

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/iotest"
+	"time"
 
 	"e2ee-proxy/e2ee/attachment"
 )
@@ -70,6 +71,49 @@ func TestReadingAhead(t *testing.T) {
 		if from.now.Load() != 0 {
 			t.Errorf("%s: somebody still reads", name)
 		}
+	}
+}
+
+// waiting is a client that takes its first piece when enough was read.
+type waiting struct {
+	http.ResponseWriter
+	enough <-chan struct{}
+	late   <-chan time.Time
+}
+
+func (w waiting) Write(p []byte) (int, error) {
+	select {
+	case <-w.enough:
+		return w.ResponseWriter.Write(p)
+	case <-w.late:
+		return 0, errGone
+	}
+}
+
+// reaching says when so much was read.
+type reaching struct {
+	io.Reader
+	rest   int
+	enough chan<- struct{}
+}
+
+func (r *reaching) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	if r.rest > 0 && r.rest <= n {
+		close(r.enough)
+	}
+	r.rest -= n
+	return n, err
+}
+
+// While the client takes the first piece, the next ones are read.
+func TestReadsWhileTheClientTakes(t *testing.T) {
+	t.Parallel()
+	all, enough := make([]byte, (piecesAhead+2)*attachment.Piece), make(chan struct{})
+	client := waiting{httptest.NewRecorder(), enough, time.After(10 * time.Second)}
+	n, err := ahead{client}.ReadFrom(&reaching{bytes.NewReader(all), piecesAhead * attachment.Piece, enough})
+	if err != nil || n != int64(len(all)) {
+		t.Errorf("%d bytes, %v", n, err)
 	}
 }
 
