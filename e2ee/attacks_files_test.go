@@ -89,6 +89,16 @@ func (p *person) urls(room string) map[string]string {
 	return out
 }
 
+// awaitURL waits until a person is shown a message with a URI, whose key may come after it.
+func (p *person) awaitURL(room, text string) (uri string) {
+	p.t.Helper()
+	await(p.t, p.UserID+" is not shown "+text, func() bool {
+		uri = p.urls(room)[text]
+		return uri != ""
+	})
+	return uri
+}
+
 func (p *person) file(uri string) (attachment.File, bool) {
 	p.t.Helper()
 	known, err := p.dev.Files().Lookup(p.t.Context(), []string{uri})
@@ -162,7 +172,7 @@ func TestKeysOfFilesAreSealed(t *testing.T) {
 	room := alice.newRoom(bob)
 	f, _ := fileOf(t, "mxc://liar.test/CANARYPLACE", "x")
 	alice.sendFileEvent(room, "1", withFile(t, f, "CANARYNAME"))
-	await(t, "bob is not shown the file", func() bool { return bob.urls(room)["CANARYNAME"] != "" })
+	bob.awaitURL(room, "CANARYNAME")
 	dir := filepath.Dir(bob.rig.path)
 	for _, secret := range []string{string(f.Key.Secret[:]), "CANARY", base64.StdEncoding.EncodeToString(f.Key.Secret[:30])} {
 		wantNotInFiles(t, dir, secret)
@@ -193,8 +203,8 @@ func TestOwnFilesKeepTheirURI(t *testing.T) {
 	if seen := alice.urls(room); seen["mine"] != f.URL {
 		t.Errorf("shown as %v, want %s", seen, f.URL)
 	}
-	if seen := bob.urls(room); seen["mine"] == f.URL || seen["mine"] == "" {
-		t.Errorf("Bob is shown %v", seen)
+	if seen := bob.awaitURL(room, "mine"); seen == f.URL {
+		t.Errorf("Bob is shown %s", seen)
 	}
 
 	// Once it was forgotten, a message that still shows it has a URI of its own.

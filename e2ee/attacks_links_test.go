@@ -48,7 +48,7 @@ func TestLinksToFilesCannotBeForged(t *testing.T) {
 	room := alice.newRoom(bob)
 	f, _ := fileOf(t, "mxc://liar.test/picture", "x")
 	alice.sendFileEvent(room, "1", withFile(t, f, "one"))
-	plain := bob.urls(room)["one"]
+	plain := bob.awaitURL(room, "one")
 	on.Store(true)
 	link := bob.urls(room)["one"]
 	if link == plain || link == f.URL || strings.Contains(link, "picture") {
