@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"maunium.net/go/mautrix/id"
 
@@ -80,6 +81,45 @@ func TestRepeatedFirstSyncShowsOldVisibility(t *testing.T) {
 	last := st.send(room, "still for members")
 	reads(t, bob, last)
 	cannotRead(t, dave, last)
+}
+
+// A homeserver that has accepted that only members may read, and that shows otherwise for a while,
+// in syncs and where it is asked: nobody who is only invited gets a key from any account of this
+// proxy. Later it is believed.
+func TestVisibilityLagsBehindItsChange(t *testing.T) {
+	t.Parallel()
+	st := newStage(t, nil)
+	bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
+	dave, _ := confirmedPuppet(t, st.hs, "dave", "DAVE")
+	other := st.hs.Login("erin", "ERIN")
+	erin := st.device(other)
+	ready(t, erin)
+	room := st.hs.CreateRoom(true, st.alice.UserID, bob.UserID, other.UserID)
+	stateOf(t, st.hs, st.alice, room, "m.room.history_visibility", map[string]any{"history_visibility": "shared"})
+	st.hs.Inject(room, memberEvent(dave.UserID, "invite"))
+	st.told()
+	says := func(text string) header {
+		t.Helper()
+		made, err := erin.Encrypt(t.Context(), st.outgoing(room, text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return headerOf(t, made.Content)
+	}
+	reads(t, dave, st.send(room, "for the invited too"))
+	reads(t, dave, says("from erin"))
+	if err := st.dev.NoteVisibility(t.Context(), id.RoomID(room), "joined"); err != nil {
+		t.Fatal(err)
+	}
+	cannotRead(t, dave, st.send(room, "for members"))
+	cannotRead(t, dave, says("for members from erin"))
+	st.restartClient()
+	last := st.send(room, "still for members")
+	reads(t, bob, last)
+	cannotRead(t, dave, last)
+	st.later(time.Minute)
+	st.restartClient()
+	reads(t, dave, st.send(room, "it was set back"))
 }
 
 // A first sync from memory that shows no encryption, and a list of state that is cut short

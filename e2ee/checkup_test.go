@@ -136,6 +136,9 @@ func TestCheckupNamesTheFault(t *testing.T) {
 			session := hs.Login("bob", "BOB")
 			d := r.device(session)
 			ready(t, d)
+			if err := d.SyncNow(t.Context()); err != nil {
+				t.Fatal(err)
+			}
 			test.fault(t, hs, session)
 			_, bad := links(t, d, true)
 			got := bad[test.link]

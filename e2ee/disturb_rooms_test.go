@@ -67,8 +67,9 @@ func TestDisturbedEncryption(t *testing.T) {
 	})
 }
 
-// The homeserver has accepted that those who are invited read nothing any more. Once the
-// client was told that it is done, nobody who is only invited gets a key.
+// The homeserver has accepted that those who are invited read nothing any more, and shows
+// otherwise for a while. Once the client was told that it is done, nobody who is only invited
+// gets a key.
 func TestDisturbedVisibility(t *testing.T) {
 	t.Parallel()
 	everyDisturbance(t, 1, func(t *testing.T, tr *trouble) scene {

@@ -78,6 +78,15 @@ func (d *Device) AskForKeys(ctx context.Context) error {
 	return errors.Join(d.gossip.RequestKeys(ctx), d.channel.FlushOutbox(ctx))
 }
 
+// AskNoKeys has the device ask for none of the room keys that events wait for by now, however
+// long they do.
+func (d *Device) AskNoKeys() {
+	d.core.Mu.Lock()
+	defer d.core.Mu.Unlock()
+	d.gossip.AskKeysLater()
+	d.gossip.Stop()
+}
+
 // Recipients returns who is to read what is sent into a room.
 func (d *Device) Recipients(ctx context.Context, room id.RoomID) ([]id.UserID, error) {
 	to, err := d.rooms.Recipients(ctx, room)

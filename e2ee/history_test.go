@@ -64,7 +64,13 @@ func TestHistoryIsRestoredLazily(t *testing.T) {
 			t.Errorf("%q is shown as %+v", ev.Content.Body, trust)
 		}
 	}
-	if asked := len(hs.Requests(liar.Of(second.UserID, liar.Is(http.MethodGet, "room_keys/keys/")))); asked != 1 {
+	asked := 0
+	for _, r := range hs.Requests(liar.Of(second.UserID, liar.Is(http.MethodGet, "room_keys/keys/"))) {
+		if r.DeviceID == second.DeviceID { // the first device may have looked for a key that was late
+			asked++
+		}
+	}
+	if asked != 1 {
 		t.Errorf("%d requests for the keys of one room", asked)
 	}
 }

@@ -103,6 +103,7 @@ func TestMissingKeyIsAskedOfOwnDevices(t *testing.T) {
 func TestKeyRequestsOfOthers(t *testing.T) {
 	t.Parallel()
 	first, late, stray, room := lateDevice(t)
+	late.dev.AskNoKeys()
 	sessions, err := first.dev.InboundSessions(t.Context())
 	if err != nil {
 		t.Fatal(err)

@@ -2,6 +2,7 @@ package rooms
 
 import (
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -169,4 +170,54 @@ func (c roomChanges) checkOwn(listed string, own id.UserID, last bool) error {
 		return ErrOutdatedList
 	}
 	return core.ErrNotJoined
+}
+
+// History visibilities that the homeserver has just accepted from a client of this proxy. All
+// devices, also those of other accounts, know them before a sync shows them, and also if they
+// could not be stored: what is read or synced meanwhile may be older, and would give the room's
+// key to people who are only invited, or say that those who come later may have it.
+
+// acceptedVisibilities are the accepted visibilities of all rooms. The zero value is empty.
+type acceptedVisibilities struct {
+	mu    sync.Mutex
+	rooms map[id.RoomID]acceptedVisibility
+	sweep int // the number of rooms at which old ones are removed next
+}
+
+// acceptedVisibility is the latest history visibility of a room that was accepted.
+type acceptedVisibility struct {
+	visibility string
+	at         time.Time
+}
+
+// record remembers a visibility that the homeserver has accepted.
+func (a *acceptedVisibilities) record(room id.RoomID, visibility string, now time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.rooms == nil {
+		a.rooms = make(map[id.RoomID]acceptedVisibility)
+	}
+	a.rooms[room] = acceptedVisibility{knownVisibility(visibility), now}
+	if len(a.rooms) < max(a.sweep, sweepAccepted) {
+		return
+	}
+	maps.DeleteFunc(a.rooms, func(_ id.RoomID, v acceptedVisibility) bool { return now.Sub(v.at) >= acceptedFor })
+	a.sweep = 2 * len(a.rooms)
+}
+
+// narrow returns a visibility that a room is shown to have, or the one that was accepted lately
+// if fewer people may read by that.
+func (a *acceptedVisibilities) narrow(room id.RoomID, shown string, now time.Time) string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	said, ok := a.rooms[room]
+	if !ok || now.Sub(said.at) >= acceptedFor || width(shown) <= width(said.visibility) {
+		return shown
+	}
+	return said.visibility
+}
+
+// width orders known history visibilities by how many may read (spec, room history visibility).
+func width(visibility string) int {
+	return slices.Index([]string{"joined", "invited", "shared", "world_readable"}, visibility)
 }

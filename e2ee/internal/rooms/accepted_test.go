@@ -81,3 +81,44 @@ func TestAcceptedChangesAreBounded(t *testing.T) {
 		t.Errorf("%d rooms are kept, of which 10 count", len(c.rooms))
 	}
 }
+
+// Of what was accepted a moment before and what is shown now, the one counts by which fewer
+// people may read.
+func TestAcceptedVisibilityTable(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	for _, tt := range [][3]string{ // accepted, shown, what counts
+		{"joined", "joined", "joined"}, {"joined", "invited", "joined"}, {"joined", "shared", "joined"}, {"joined", "world_readable", "joined"},
+		{"invited", "joined", "joined"}, {"invited", "invited", "invited"}, {"invited", "shared", "invited"},
+		{"shared", "joined", "joined"}, {"shared", "invited", "invited"}, {"shared", "world_readable", "shared"},
+		{"nonsense", "world_readable", "shared"},
+	} {
+		var a acceptedVisibilities
+		a.record("!r:hs", tt[0], now)
+		if got := a.narrow("!r:hs", tt[1], now.Add(acceptedFor-1)); got != tt[2] {
+			t.Errorf("accepted %s, shown %s: %s, want %s", tt[0], tt[1], got, tt[2])
+		}
+		if got := a.narrow("!r:hs", tt[1], now.Add(acceptedFor)); got != tt[1] {
+			t.Errorf("accepted %s, shown %s: it counts for ever", tt[0], tt[1])
+		}
+		if got := a.narrow("!other:hs", tt[1], now); got != tt[1] {
+			t.Errorf("accepted %s, shown %s: it counts for other rooms", tt[0], tt[1])
+		}
+	}
+}
+
+func TestAcceptedVisibilitiesAreBounded(t *testing.T) {
+	t.Parallel()
+	var a acceptedVisibilities
+	now := time.Now()
+	for i := range 10 * sweepAccepted {
+		now = now.Add(time.Second)
+		a.record(id.RoomID(fmt.Sprintf("!%d:hs", i)), "joined", now)
+	}
+	if len(a.rooms) > sweepAccepted {
+		t.Errorf("%d rooms are kept", len(a.rooms))
+	}
+	if last := id.RoomID(fmt.Sprintf("!%d:hs", 10*sweepAccepted-1)); a.narrow(last, "shared", now) != "joined" {
+		t.Error("the last is forgotten")
+	}
+}

@@ -45,6 +45,7 @@ type Shared struct {
 	known    *lru.Cache[id.RoomID, store.EncryptedRoom] // with their algorithm: that never changes
 	lineages *lru.Cache[roomQuery, []id.RoomID]         // nearest first
 	accepted acceptedChanges
+	visible  acceptedVisibilities
 	lists    *memberLists
 }
 

@@ -14,7 +14,8 @@ import (
 	"e2ee-proxy/internal/strictjson"
 )
 
-// visibility returns the room's history visibility, fetched if it is not known.
+// visibility returns the room's history visibility, fetched if it is not known. It is not wider
+// than what a client of this proxy has just set.
 func (rt *Table) visibility(ctx context.Context, roomID id.RoomID) (string, error) {
 	rt.Mu.Lock()
 	r, err := rt.roomState(ctx, roomID)
@@ -24,7 +25,7 @@ func (rt *Table) visibility(ctx context.Context, roomID id.RoomID) (string, erro
 	}
 	if r.visibility != "" {
 		defer rt.Mu.Unlock()
-		return r.visibility, nil
+		return rt.shared.visible.narrow(roomID, r.visibility, rt.Env.Now()), nil
 	}
 	rt.Mu.Unlock()
 	content, err := readVisibility(ctx, rt.Call, roomID)
@@ -34,15 +35,19 @@ func (rt *Table) visibility(ctx context.Context, roomID id.RoomID) (string, erro
 	rt.Mu.Lock()
 	defer rt.Mu.Unlock()
 	if r.visibility == "" { // a sync in between is newer
+		shown := knownVisibility(visibilityOf(content))
+		if v := rt.shared.visible.narrow(roomID, shown, rt.Env.Now()); v != shown {
+			return v, nil // the homeserver lags behind: it is asked again next time
+		}
 		s := rt.Begin()
-		if err := rt.applyVisibility(ctx, s, roomID, visibilityOf(content)); err != nil {
+		if err := rt.applyVisibility(ctx, s, roomID, shown); err != nil {
 			return "", err
 		}
 		if err := commitRooms(ctx, s); err != nil {
 			return "", err
 		}
 	}
-	return r.visibility, nil
+	return rt.shared.visible.narrow(roomID, r.visibility, rt.Env.Now()), nil
 }
 
 // readVisibility requests the content of a room's history visibility.
@@ -88,8 +93,10 @@ func (rt *Table) applyVisibility(ctx context.Context, s *core.Step, roomID id.Ro
 }
 
 // NoteVisibility records a history visibility that the homeserver has just accepted from the client.
+// Also if it cannot be stored, a wider one is not believed for a while.
 func (rt *Table) NoteVisibility(ctx context.Context, roomID id.RoomID, visibility string) error {
 	ctx = context.WithoutCancel(ctx)
+	rt.shared.visible.record(roomID, visibility, rt.Env.Now())
 	rt.Mu.Lock()
 	defer rt.Mu.Unlock()
 	rt.News++
