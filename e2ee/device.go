@@ -318,6 +318,19 @@ var _ channel.Host = host{}
 // ShownKeys implements channel.Host.
 func (h host) ShownKeys() json.RawMessage { return h.Identity.ShownKeysLocked() }
 
+// StillMayGet implements channel.Host. Where it was not stored what a request gives, one for devices of
+// several users, or for several of the own user's, can only be a room key's.
+func (h host) StillMayGet(ctx context.Context, about *olm.About, since time.Time) (bool, error) {
+	switch user := about.User(); {
+	case about.Kind == olm.KindUnknown && (user == "" || user == h.acct.User && len(about.To) > 1):
+		return true, nil
+	case user == h.acct.User:
+		return h.StillMayGive(ctx, about)
+	default:
+		return h.Device.history.StillMayGive(ctx, about, since)
+	}
+}
+
 // A device is the host of its room keys.
 var (
 	_ roomkeys.OutboundHost = host{}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/hmac"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -59,6 +60,42 @@ func (d *Device) SendOlm(ctx context.Context, eventType string, content json.Raw
 		return err
 	}
 	return d.channel.FlushOutbox(ctx)
+}
+
+// LeaveAsBefore puts a message for devices into the outbox, in one request, as a program did that stored
+// nothing of what it gives.
+func (d *Device) LeaveAsBefore(ctx context.Context, eventType string, content json.RawMessage, to []UserDevice) error {
+	var devices []*trustcache.Device
+	for _, one := range to {
+		users, err := d.acct.Tracker.Lookup(ctx, d.core.Query(), []id.UserID{one.UserID})
+		if err != nil {
+			return err
+		}
+		devices = append(devices, users[one.UserID].Device(one.DeviceID))
+	}
+	claimed, err := d.channel.ClaimFor(ctx, devices)
+	if err != nil {
+		return err
+	}
+	d.core.Mu.Lock()
+	defer d.core.Mu.Unlock()
+	s := d.core.Begin()
+	sealed, _, err := d.channel.EncryptAll(ctx, s, eventType, content, devices, claimed)
+	if err != nil || len(sealed) != len(to) {
+		return errors.Join(err, errors.New("not encrypted"))
+	}
+	s.Changes.Outbox = olm.OutboxItems("m.room.encrypted", sealed, d.core.Env.Now())
+	for i := range s.Changes.Outbox {
+		s.Changes.Outbox[i].TxnID = rand.Text()
+	}
+	s.After(d.channel.OutboxFilled)
+	return s.Commit(ctx, "a message of a test")
+}
+
+// InOutbox returns how many requests to devices are stored that were not sent yet.
+func (d *Device) InOutbox(ctx context.Context) (int, error) {
+	items, err := d.core.Env.Store.Outbox(ctx, d.acct.Row, d.core.RowID)
+	return len(items), err
 }
 
 // HoldsPassword reports whether the password of a login is kept.

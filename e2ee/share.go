@@ -309,7 +309,9 @@ func (e *eligible) covers(was *eligible) bool {
 // It returns the own user as known now, nil when the device may not. core.ErrMoreToDo means that
 // something changed and the homeserver must be asked first. The caller holds mu.
 func (d *Device) stillMayHold(ctx context.Context, dev *trustcache.Device) (*trustcache.User, error) {
-	if d.ownIdentity.StateLocked() != ownidentity.Signed {
+	if state := d.ownIdentity.StateLocked(); state == ownidentity.Unknown {
+		return nil, core.ErrMoreToDo
+	} else if state != ownidentity.Signed {
 		return nil, nil
 	}
 	own, err := d.acct.Tracker.Own(ctx)

@@ -1,6 +1,7 @@
 package channel
 
 import (
+	"context"
 	"encoding/json"
 	"time"
 
@@ -43,6 +44,10 @@ type Host interface {
 	// ShownKeys returns the device's keys with all signatures that the homeserver shows; nil
 	// before it does.
 	ShownKeys() json.RawMessage
+	// StillMayGet decides again whether the recipients of a request in the outbox may have what it
+	// gives them. An error means that this cannot be told now. The caller holds no lock but the
+	// outbox's turn.
+	StillMayGet(ctx context.Context, about *olm.About, since time.Time) (bool, error)
 }
 
 // New returns a device's end of its channels. The device's private keys are not here yet.

@@ -142,12 +142,18 @@ func (o *Olm) Delivered(s *core.Step) {
 // IsSettled reports whether nothing that was delivered is still stored. The caller holds mu.
 func (o *Olm) IsSettled() bool { return len(o.outbox.delivered) == 0 }
 
+// errWaits means that something in the outbox waits until it is known who may have it.
+var errWaits = errors.New("something in the outbox waits")
+
 // FlushOutbox sends the messages in the outbox, in order. A request that the homeserver
-// will never accept is dropped: it would block all others for ever.
+// will never accept is dropped: it would block all others for ever. So is one whose recipient has lost
+// the right to what it gives. One of which that cannot be told now waits, which is an error, and the
+// others overtake it.
 func (o *Olm) FlushOutbox(ctx context.Context) error { return o.flush(ctx, false) }
 
 // FlushBefore is FlushOutbox, but leaves it to the next step that calls Delivered to remove what
-// was sent. If that does not come about, it is sent again, in the same transaction.
+// was sent. If that does not come about, it is sent again, in the same transaction. What waits holds
+// nobody up.
 func (o *Olm) FlushBefore(ctx context.Context) error { return o.flush(ctx, true) }
 
 func (o *Olm) flush(ctx context.Context, leave bool) error {
@@ -166,7 +172,7 @@ func (o *Olm) flush(ctx context.Context, leave bool) error {
 	if err != nil {
 		return err
 	}
-	failed := o.sendAll(ctx, queued)
+	waits, failed := o.sendAll(ctx, queued)
 	if err := o.settle(ctx, leave); err != nil {
 		return err
 	}
@@ -175,8 +181,11 @@ func (o *Olm) flush(ctx context.Context, leave bool) error {
 	}
 	o.Mu.Lock()
 	defer o.Mu.Unlock()
-	o.outbox.pending = o.outbox.fills != fills
-	return nil
+	o.outbox.pending = o.outbox.fills != fills || waits != nil
+	if leave {
+		return nil
+	}
+	return waits
 }
 
 // waiting returns what is to be sent, and the count of fills that it is as of.
@@ -197,24 +206,52 @@ func (o *Olm) waiting(ctx context.Context) (*Queued, int, error) {
 	return &Queued{items: items}, fills, nil
 }
 
-// sendAll sends requests until one fails.
-func (o *Olm) sendAll(ctx context.Context, queued *Queued) error {
+// sendAll sends requests until one fails. waits is why others were left out.
+func (o *Olm) sendAll(ctx context.Context, queued *Queued) (waits, failed error) {
 	if queued == nil {
-		return nil
+		return nil, nil
 	}
 	for i := range queued.items {
+		item := &queued.items[i]
 		body, err := queued.take(i)
-		if err == nil {
-			err = o.sendToDevice(ctx, &queued.items[i], body)
+		if err != nil {
+			return waits, err
+		}
+		may, err := o.stillMayGo(ctx, item)
+		if ctx.Err() != nil {
+			return waits, context.Cause(ctx)
 		}
 		if err != nil {
-			return err
+			waits = fmt.Errorf("%w: %v", errWaits, err) //nolint:errorlint // it is no more than a reason here
+			continue
+		}
+		if may {
+			err = o.sendToDevice(ctx, item, body)
+		}
+		if err != nil {
+			return waits, err
 		}
 		o.Mu.Lock()
-		o.outbox.delivered = append(o.outbox.delivered, queued.items[i].TxnID)
+		o.outbox.delivered = append(o.outbox.delivered, item.TxnID)
 		o.Mu.Unlock()
 	}
-	return nil
+	return waits, nil
+}
+
+// stillMayGo reports whether a request may be sent. Time has passed since it was made: seconds, or hours
+// in which the homeserver took nothing. Room keys need no second look, because their session gets no
+// other message once somebody may not have it.
+func (o *Olm) stillMayGo(ctx context.Context, item *store.OutboxItem) (bool, error) {
+	about, err := olm.AboutItem(item)
+	if err != nil || about == nil {
+		return err == nil, err
+	}
+	may, err := o.host.StillMayGet(ctx, about, item.CreatedAt)
+	if err == nil && !may {
+		o.Env.Log.Info().Stringer("account", o.Account.User).Str("kind", string(about.Kind)).Time("since", item.CreatedAt).
+			Msg("Dropped what waited for a device that may not have it any more")
+	}
+	return may, err
 }
 
 // settle removes what was delivered from the outbox.

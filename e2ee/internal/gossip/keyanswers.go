@@ -162,6 +162,13 @@ func (x *Exchange) keyRuled(ctx context.Context, req keyRequest, own *trustcache
 	return answers[0], nil
 }
 
+// keyRuledAgain is keyRuled from memory. The caller holds the device's lock.
+func (x *Exchange) keyRuledAgain(roomID id.RoomID, own *trustcache.User, dev *trustcache.Device) rules.Answer {
+	by := x.Env.Rules.Now()
+	q := orgrules.KeyQuestion(own.UserID, own, dev, x.host.FactsLocked(by, roomID, rules.SendKey))
+	return by.Again()(&q)
+}
+
 // forwardContent returns the m.forwarded_room_key of a room key; nil when nobody is known
 // to claim it. It also has the reason why earlier indices are withheld, if we were told one
 // (requirement 10.5).
@@ -217,9 +224,7 @@ func (x *Exchange) forwardKey(ctx context.Context, req keyRequest, dev *trustcac
 	if err != nil || own == nil {
 		return answerDenied, err
 	}
-	by := x.Env.Rules.Now()
-	room := x.host.FactsLocked(by, req.Ref.RoomID, rules.SendKey)
-	if q := orgrules.KeyQuestion(own.UserID, own, own.Device(dev.DeviceID), room); by.Again()(&q).Effect != rules.Allow {
+	if x.keyRuledAgain(req.Ref.RoomID, own, own.Device(dev.DeviceID)).Effect != rules.Allow {
 		return answerDenied, nil
 	}
 	s := x.Begin()
@@ -236,7 +241,7 @@ func (x *Exchange) forwardKey(ctx context.Context, req keyRequest, dev *trustcac
 		return answerLater, err
 	}
 	s.Changes.Audit = auditing.Gave(x.Device, audit.KindForwardedKey, own, dev).InRoom(req.Ref.RoomID, req.Ref.SessionID, from).Records()
-	s.Changes.Outbox = olm.OutboxItems("m.room.encrypted", sealed, x.Env.Now())
+	s.Changes.Outbox = olm.AboutItems(olm.About{Kind: olm.KindForward, Room: req.Ref.RoomID}, sealed, x.Env.Now())
 	s.After(func() {
 		x.requests = *rest
 		x.host.OutboxFilled()

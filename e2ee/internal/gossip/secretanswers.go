@@ -195,7 +195,7 @@ func (x *Exchange) giveSecret(ctx context.Context, req secretRequest, dev *trust
 		return answerLater, err
 	}
 	s.Changes.Audit = auditing.Gave(x.Device, audit.KindSecret, own, dev).Secret(req.Name).Records()
-	s.Changes.Outbox = olm.OutboxItems("m.room.encrypted", sealed, x.Env.Now())
+	s.Changes.Outbox = olm.AboutItems(olm.About{Kind: olm.KindSecret}, sealed, x.Env.Now())
 	s.After(func() {
 		x.requests = *rest
 		x.host.OutboxFilled()

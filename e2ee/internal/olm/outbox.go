@@ -48,7 +48,7 @@ func Pack(eventType string, messages []Message, now time.Time) []Parcel {
 	var parcels []Parcel
 	for start := 0; start < len(messages); start += shareBatch {
 		parcels = append(parcels, Parcel{
-			item:     store.OutboxItem{TxnID: rand.Text(), EventType: eventType, CreatedAt: now},
+			item:     store.OutboxItem{TxnID: txnMark + rand.Text(), EventType: eventType, CreatedAt: now},
 			messages: inOrder(messages[start:min(start+shareBatch, len(messages))]),
 		})
 	}
@@ -76,6 +76,22 @@ func OutboxItems(eventType string, messages []Message, now time.Time) []store.Ou
 	items := make([]store.OutboxItem, len(parcels))
 	for i := range parcels {
 		items[i] = parcels[i].Item()
+	}
+	return items
+}
+
+// AboutItems is OutboxItems for messages with something that the recipients may lose the right to while
+// it waits. Each request is stored with what it is about, of which To is filled in.
+func AboutItems(about About, messages []Message, now time.Time) []store.OutboxItem {
+	parcels := Pack(typeEncrypted, messages, now)
+	items := make([]store.OutboxItem, len(parcels))
+	for i := range parcels {
+		about.To = nil
+		for _, m := range parcels[i].messages {
+			about.To = append(about.To, Recipient{m.To.UserID, m.To.DeviceID, m.To.Curve25519, m.To.Ed25519})
+		}
+		items[i] = parcels[i].item
+		items[i].Recipe = encodeAbout(&about, parcels[i].Body())
 	}
 	return items
 }

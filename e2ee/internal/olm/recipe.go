@@ -5,10 +5,12 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"strings"
 
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/internal/secret"
+	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
 )
 
@@ -19,6 +21,7 @@ import (
 
 const (
 	recipeFormat = 1
+	aboutFormat  = 2 // a body, and what it is about
 	// minRecipe is how many messages are stored so at least; the body of fewer is stored.
 	minRecipe = 16
 )
@@ -138,6 +141,10 @@ func (r *recipeReader) letter() *letter {
 
 // RecipeBody makes the body of a request of its stored recipe.
 func RecipeBody(recipe secret.Bytes) (json.RawMessage, error) {
+	if hasAbout(recipe) {
+		_, body, err := decodeAbout(recipe)
+		return body, err
+	}
 	messages, err := decodeRecipe(recipe)
 	if err != nil {
 		return nil, err
@@ -171,4 +178,142 @@ func decodeRecipe(recipe secret.Bytes) ([]Message, error) {
 		return nil, errRecipe
 	}
 	return messages, nil
+}
+
+// What some requests carry must not arrive if its recipient lost the right to it while they waited.
+// They are stored with what whoever made them needs to decide again. Those of a program that stored
+// nothing of that are told by their transaction IDs, which say nothing else.
+
+const (
+	typeEncrypted = "m.room.encrypted"
+	txnMark       = "b"
+)
+
+// Kind is what a request gives away.
+type Kind string
+
+const (
+	// KindUnknown is for a request of a program that did not store what it gives.
+	KindUnknown Kind = ""
+	// KindSecret is for a secret that a device of the user has asked for, KindForward for a room key.
+	KindSecret  Kind = "secret"
+	KindForward Kind = "forwarded key"
+	// KindHistory is for a room's history, which goes to somebody who is invited.
+	KindHistory Kind = "history"
+)
+
+// About is what a request gives away, and to whom.
+type About struct {
+	Kind Kind
+	Room id.RoomID // of the room key, or of the history
+	To   []Recipient
+}
+
+// Recipient is a device and the keys that it had when something was encrypted for it. Ed25519 is
+// empty where only the request itself says who that is.
+type Recipient struct {
+	User       id.UserID
+	Device     id.DeviceID
+	Curve25519 id.Curve25519
+	Ed25519    id.Ed25519
+}
+
+// Is reports whether a device still has the recipient's keys.
+func (r *Recipient) Is(dev *trustcache.Device) bool {
+	return dev != nil && dev.UserID == r.User && dev.DeviceID == r.Device && dev.Curve25519 == r.Curve25519 &&
+		(r.Ed25519 == "" || dev.Ed25519 == r.Ed25519)
+}
+
+// User returns the one user who is given it; empty when there are several.
+func (a *About) User() id.UserID {
+	for _, to := range a.To {
+		if to.User != a.To[0].User {
+			return ""
+		}
+	}
+	return a.To[0].User
+}
+
+// AboutItem returns what a stored request is about; nil if nothing need be decided about it again. An
+// error means that it cannot be told.
+func AboutItem(item *store.OutboxItem) (about *About, err error) {
+	switch {
+	case item.EventType != typeEncrypted:
+		return nil, nil
+	case hasAbout(item.Recipe):
+		about, _, err = decodeAbout(item.Recipe)
+	case strings.HasPrefix(item.TxnID, txnMark):
+		return nil, nil
+	case len(item.Recipe) > 0:
+		about, err = recipeTo(item.Recipe)
+	default:
+		about, err = bodyTo(item.Body)
+	}
+	if err == nil && len(about.To) == 0 {
+		err = errRecipe
+	}
+	return about, err
+}
+
+func hasAbout(recipe secret.Bytes) bool { return len(recipe) > 0 && recipe.Reveal()[0] == aboutFormat }
+
+func encodeAbout(about *About, body json.RawMessage) secret.Bytes {
+	out := append(make(secret.Bytes, 0, len(body)+256), aboutFormat)
+	out = appendText(appendText(out, about.Kind), about.Room)
+	out = binary.AppendUvarint(out, uint64(len(about.To)))
+	for i := range about.To {
+		to := &about.To[i]
+		out = appendText(appendText(appendText(appendText(out, to.User), to.Device), to.Curve25519), to.Ed25519)
+	}
+	return appendText(out, body)
+}
+
+func decodeAbout(recipe secret.Bytes) (*About, json.RawMessage, error) {
+	r := &recipeReader{raw: recipe.Reveal()[1:]}
+	about := &About{Kind: Kind(r.text()), Room: id.RoomID(r.text())}
+	for range min(r.number(), uint64(len(r.raw))) {
+		about.To = append(about.To, Recipient{id.UserID(r.text()), id.DeviceID(r.text()), id.Curve25519(r.text()), id.Ed25519(r.text())})
+	}
+	body := r.text()
+	if r.bad || len(r.raw) > 0 {
+		return nil, nil, errRecipe
+	}
+	return about, body, nil
+}
+
+// recipeTo returns to whom the messages of a recipe go.
+func recipeTo(recipe secret.Bytes) (*About, error) {
+	messages, err := decodeRecipe(recipe)
+	if err != nil {
+		return nil, err
+	}
+	about := &About{}
+	for _, m := range messages {
+		about.To = append(about.To, Recipient{m.To.UserID, m.To.DeviceID, m.letter.curve25519, m.letter.ed25519})
+	}
+	return about, nil
+}
+
+// bodyTo returns to whom the messages of a body go: what is encrypted for a device names its key.
+func bodyTo(body json.RawMessage) (*About, error) {
+	var request struct {
+		Messages map[id.UserID]map[id.DeviceID]struct {
+			Ciphertext map[id.Curve25519]json.RawMessage `json:"ciphertext"`
+		} `json:"messages"`
+	}
+	if json.Unmarshal(body, &request) != nil {
+		return nil, errRecipe
+	}
+	about := &About{}
+	for user, devices := range request.Messages {
+		for device, content := range devices {
+			if len(content.Ciphertext) != 1 {
+				return nil, errRecipe
+			}
+			for key := range content.Ciphertext {
+				about.To = append(about.To, Recipient{User: user, Device: device, Curve25519: key})
+			}
+		}
+	}
+	return about, nil
 }

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -134,7 +135,7 @@ func TestDamagedRecipes(t *testing.T) {
 			t.Errorf("the first %d bytes are taken", n)
 		}
 	}
-	other := append(secret.Bytes{2}, recipe[1:]...)
+	other := append(secret.Bytes{3}, recipe[1:]...)
 	if _, err := RecipeBody(other); err == nil {
 		t.Error("another format is taken")
 	}
@@ -179,5 +180,76 @@ func TestOddKeysInRecipes(t *testing.T) {
 		if *again[i].letter != *m.letter {
 			t.Errorf("%d: %q is read as %q", i, m.letter.ed25519, again[i].letter.ed25519)
 		}
+	}
+}
+
+// What a request is about is stored with it in a format that is kept, and what is cut off, too long or
+// without a recipient is refused: it must not leave without being decided about.
+func TestWhatARequestIsAboutIsKept(t *testing.T) {
+	t.Parallel()
+	alice, sealed := lettersFor(t, minRecipe+1)
+	items := AboutItems(About{Kind: KindHistory, Room: "!r:x"}, sealed, alice.now)
+	body, err := RecipeBody(items[0].Recipe)
+	if parcels := Pack(typeEncrypted, sealed, alice.now); err != nil || len(items) != 1 || len(items[0].Body) != 0 || !bytes.Equal(body, parcels[0].Body()) {
+		t.Errorf("%d requests, %s, %v", len(items), body, err)
+	}
+	about, err := AboutItem(&items[0])
+	if err != nil || about.Kind != KindHistory || about.Room != "!r:x" || len(about.To) != len(sealed) || about.User() != "" {
+		t.Fatalf("%+v, %v", about, err)
+	}
+	for i := range about.To {
+		is := func(m Message) bool { return about.To[i].Is(m.To) }
+		if n := slices.IndexFunc(sealed, is); n < 0 || about.To[i].Is(nil) {
+			t.Errorf("%+v is none of the recipients", about.To[i])
+		}
+	}
+	kept := secret.Bytes("\x02\x06secret\x00\x01\x04@a:x\x01D\x02k1\x02k2\x02{}")
+	want := About{Kind: KindSecret, To: []Recipient{{"@a:x", "D", "k1", "k2"}}}
+	if got, err := AboutItem(&store.OutboxItem{TxnID: txnMark, EventType: typeEncrypted, Recipe: kept}); err != nil || fmt.Sprint(*got) != fmt.Sprint(want) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if got := encodeAbout(&want, json.RawMessage(`{}`)); !bytes.Equal(got, kept) {
+		t.Errorf("written as %q", []byte(got))
+	}
+	for n := 1; n < len(kept); n++ {
+		if _, err := AboutItem(&store.OutboxItem{EventType: typeEncrypted, Recipe: kept[:n]}); err == nil {
+			t.Errorf("the first %d bytes are taken", n)
+		}
+	}
+	for _, bad := range []secret.Bytes{append(bytes.Clone(kept), 0), secret.Bytes("\x02\x00\x00\x00\x02{}"), {3}} {
+		if _, err := AboutItem(&store.OutboxItem{EventType: typeEncrypted, Recipe: bad}); err == nil {
+			t.Errorf("%q is taken", []byte(bad))
+		}
+	}
+}
+
+// Of a request that was stored without what it is about, the request itself says whom it is for, unless it
+// cannot be told. Those of this program have nothing that need be decided again then.
+func TestWhomAnOlderRequestIsFor(t *testing.T) {
+	t.Parallel()
+	_, sealed := lettersFor(t, minRecipe)
+	for _, messages := range [][]Message{sealed[:1], sealed[:3], sealed} {
+		item := OutboxItems(typeEncrypted, messages, time.Unix(1, 0))[0]
+		if about, err := AboutItem(&item); about != nil || err != nil {
+			t.Errorf("of this program: %+v, %v", about, err)
+		}
+		item.TxnID = strings.TrimPrefix(item.TxnID, txnMark)
+		about, err := AboutItem(&item)
+		if err != nil || about.Kind != KindUnknown || len(about.To) != len(messages) {
+			t.Fatalf("%+v, %v", about, err)
+		}
+		for i := range about.To {
+			if !slices.ContainsFunc(messages, func(m Message) bool { return about.To[i].Is(m.To) }) {
+				t.Errorf("%+v is none of the recipients", about.To[i])
+			}
+		}
+	}
+	for _, body := range []string{``, `{}`, `[]`, `{"messages":{"@a:x":{}}}`, `{"messages":{"@a:x":{"D":{}}}}`, `{"messages":{"@a:x":{"D":{"ciphertext":{"k":{},"l":{}}}}}}`} {
+		if about, err := AboutItem(&store.OutboxItem{EventType: typeEncrypted, Body: []byte(body)}); err == nil {
+			t.Errorf("%s is for %+v", body, about)
+		}
+	}
+	if about, err := AboutItem(&store.OutboxItem{EventType: "m.room_key_request", Body: []byte(`{}`)}); about != nil || err != nil {
+		t.Errorf("a request: %+v, %v", about, err)
 	}
 }

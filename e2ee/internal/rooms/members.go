@@ -134,3 +134,44 @@ func (rt *Table) KnownMembers(roomID id.RoomID) int {
 	}
 	return n
 }
+
+// Invitee is how somebody stands in a room who is invited to it, or is about to be.
+type Invitee int
+
+const (
+	// InviteeUnknown means that it cannot be told now.
+	InviteeUnknown Invitee = iota
+	// InviteeNoMore means that nobody is given the room's history by this account, which is not in the
+	// room or may not share it any more, or that the invitee was removed just now.
+	InviteeNoMore
+	// InviteeLeft is somebody who has left the room, or was removed; it may be long ago.
+	InviteeLeft
+	// InviteeAbsent is somebody who was not in it, as far as is known.
+	InviteeAbsent
+	// InviteePresent is somebody who is invited, or has joined.
+	InviteePresent
+)
+
+// Invited returns how a user stands in a room whose history is shared with them: by what was read and
+// synced, and by what the homeserver has just accepted from clients of this proxy. The caller holds mu.
+func (rt *Table) Invited(roomID id.RoomID, user id.UserID) Invitee {
+	now := rt.Env.Now()
+	said := rt.shared.accepted.inRoom(roomID, now)
+	r := rt.known[roomID]
+	switch {
+	case said.hasLeft(rt.Account.User) || said.hasLeft(user):
+		return InviteeNoMore
+	case r == nil || r.members == nil || r.visibility == "":
+		return InviteeUnknown
+	case r.members[rt.Account.User] != "join" || !Shareable(rt.shared.visible.narrow(roomID, r.visibility, now)):
+		return InviteeNoMore
+	}
+	switch r.members[user] {
+	case "invite", "join":
+		return InviteePresent
+	case "leave", "ban":
+		return InviteeLeft
+	default:
+		return InviteeAbsent
+	}
+}

@@ -196,6 +196,7 @@ var (
 	errUnreachable   = errors.New("the other's devices are not known at present")
 	errNobody        = errors.New("the other has no device that its owner has confirmed and that can be reached")
 	errChanged       = errors.New("who may have the history changed meanwhile")
+	errWithdrawn     = errors.New("the invitation was taken back, the sender left the room, or later members may not see its history any more")
 	errUnusable      = errors.New("the bundle cannot be used")
 	errSenderRefused = errors.New("the sender's device is not confirmed by its owner, or the owner's identity changed")
 )

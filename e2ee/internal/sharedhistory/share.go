@@ -95,7 +95,7 @@ func (h *History) share(ctx context.Context, room id.RoomID, user id.UserID) (se
 	if err != nil {
 		return false, err
 	}
-	return true, h.send(ctx, room, user, devices, message, own)
+	return true, h.send(ctx, room, user, devices, to, message, own)
 }
 
 // fetchRoom takes what only the backup has (requirement 17.5). What is here is shared also
@@ -240,12 +240,15 @@ func (h *History) upload(ctx context.Context, room id.RoomID, raw []byte) (json.
 // send tells devices where the bundle is, and how it is encrypted. Whether they may have it is
 // decided again, from memory. The own key of the room was given to somebody who may never come
 // into it, so the next message has another.
-func (h *History) send(ctx context.Context, room id.RoomID, user id.UserID, devices []*trustcache.Device, message json.RawMessage, own bool) error {
+func (h *History) send(ctx context.Context, room id.RoomID, user id.UserID, devices []*trustcache.Device, to *rooms.Audience, message json.RawMessage, own bool) error {
 	claimed, err := h.parts.Channel.ClaimFor(ctx, devices)
 	if err != nil {
 		return fmt.Errorf("claim one-time keys: %w", err)
 	}
-	if err := h.seal(ctx, room, user, devices, message, claimed, own); err != nil {
+	if _, err := h.parts.Rooms.Recipients(ctx, room); err != nil { // so that memory has what is decided by
+		return err
+	}
+	if err := h.seal(ctx, room, user, devices, to, message, claimed, own); err != nil {
 		return err
 	}
 	if err := h.parts.Channel.FlushOutbox(ctx); err != nil {
@@ -254,11 +257,20 @@ func (h *History) send(ctx context.Context, room id.RoomID, user id.UserID, devi
 	return nil
 }
 
-func (h *History) seal(ctx context.Context, room id.RoomID, user id.UserID, devices []*trustcache.Device, message json.RawMessage, claimed map[store.DeviceRef]id.Curve25519, own bool) error {
+func (h *History) seal(ctx context.Context, room id.RoomID, user id.UserID, devices []*trustcache.Device, to *rooms.Audience, message json.RawMessage, claimed map[store.DeviceRef]id.Curve25519, own bool) error {
 	h.Mu.Lock()
 	defer h.Mu.Unlock()
 	if err := h.stillMay(ctx, room, user, devices); err != nil {
 		return err
+	}
+	switch h.parts.Rooms.Invited(room, user) {
+	case rooms.InviteePresent, rooms.InviteeAbsent:
+	case rooms.InviteeLeft: // who is invited again had left before
+		if !h.parts.Rooms.Current(room, to) {
+			return errWithdrawn
+		}
+	case rooms.InviteeUnknown, rooms.InviteeNoMore:
+		return errWithdrawn
 	}
 	s := h.Begin()
 	sealed, without, err := h.parts.Channel.EncryptAll(ctx, s, "m.room_key_bundle", message, devices, claimed)
@@ -277,7 +289,7 @@ func (h *History) seal(ctx context.Context, room id.RoomID, user id.UserID, devi
 	if s.Changes.Audit, err = h.decided(ctx, room, user, sealed); err != nil {
 		return err
 	}
-	s.Changes.Outbox = olm.OutboxItems("m.room.encrypted", sealed, h.Env.Now())
+	s.Changes.Outbox = olm.AboutItems(olm.About{Kind: olm.KindHistory, Room: room}, sealed, h.Env.Now())
 	s.After(h.parts.Channel.OutboxFilled)
 	return s.Commit(ctx, "a room key bundle")
 }
