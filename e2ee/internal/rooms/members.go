@@ -57,11 +57,15 @@ func (rt *Table) NoteMembership(ctx context.Context, roomID id.RoomID, user id.U
 	if err := rt.applyMember(ctx, s, roomID, user, membership, false); err != nil {
 		return err
 	}
-	// The members known before the own user joined or left do not count; and what a sync has lately
-	// told may be newer than this, if it was answered slowly.
-	own := user == rt.Account.User && (membership == "join" || membership == "leave")
-	if own || rt.Env.Now().Sub(r.told) < slowAnswer {
+	// The members known before the own user joined or left do not count. And what a sync has lately
+	// told may be newer than this, if it was answered slowly: nobody is let in by it, and who was
+	// removed by it may be back.
+	own, slow := user == rt.Account.User, rt.Env.Now().Sub(r.told) < slowAnswer
+	switch {
+	case own && (membership == "join" || membership == "leave"), slow && present(membership):
 		rt.changeKnown(s, roomID).forgetMembers()
+	case slow:
+		r.recheck = rt.Env.Now().Add(acceptedFor)
 	}
 	if err := commitRooms(ctx, s); err != nil {
 		r.forgetMembers() // the change has happened nevertheless: the members are fetched again

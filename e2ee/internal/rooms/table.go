@@ -52,8 +52,9 @@ type room struct {
 	narrowed int
 	// heard counts what was heard of the visibility: a read that began before counts no more.
 	heard int
-	// told is when a sync last told of a membership.
-	told time.Time
+	// told is when a sync last told of a membership; recheck is when the members are to be fetched
+	// again, unless it is zero.
+	told, recheck time.Time
 }
 
 // roomState returns the room's entry, loaded on first use. The caller holds mu.
