@@ -105,8 +105,12 @@ func TestHistoryThatWaitsIsDecidedAgain(t *testing.T) {
 			st.hs.Inject(room, memberEvent(dave.UserID, "leave"))
 			st.told()
 		}, 0},
-		"removed through the proxy": {func(st *stage, room string, dave *puppet, _ *identity) { st.accepts(room, dave.UserID, "ban") }, 0},
+		"removed through the proxy": {func(st *stage, room string, dave *puppet, _ *identity) {
+			st.hs.Inject(room, memberEvent(dave.UserID, "ban"))
+			st.accepts(room, dave.UserID, "ban")
+		}, 0},
 		"only for members": {func(st *stage, room string, _ *puppet, _ *identity) {
+			stateOf(st.t, st.hs, st.alice, room, "m.room.history_visibility", map[string]any{"history_visibility": "joined"})
 			if err := st.dev.NoteVisibility(st.t.Context(), id.RoomID(room), "joined"); err != nil {
 				st.t.Error(err)
 			}
@@ -158,6 +162,7 @@ func TestHistoryThatWaitsForAnInvitation(t *testing.T) {
 			t.Fatalf("%d requests wait: %v", n, err)
 		}
 		if invited {
+			st.hs.Inject(room, invite(st.alice.UserID, dave.UserID))
 			st.accepts(room, dave.UserID, "invite")
 		} else {
 			st.later(time.Minute)
@@ -232,9 +237,11 @@ func TestHistoryWhileItIsUploaded(t *testing.T) {
 			st.accepts(room, dave.UserID, "invite")
 			st.accepts(room, dave.UserID, "ban")
 		}, 0},
-		"banned some time ago": {func(st *stage, room string, dave *puppet) {
-			st.accepts(room, dave.UserID, "invite")
-			st.accepts(room, dave.UserID, "ban")
+		"removed some time ago": {func(st *stage, room string, dave *puppet) {
+			for _, membership := range []string{"invite", "leave"} {
+				st.hs.Inject(room, memberEvent(dave.UserID, membership))
+				st.accepts(room, dave.UserID, membership)
+			}
 			st.later(time.Minute)
 		}, 0},
 		"declined": {func(st *stage, room string, dave *puppet) {
@@ -249,9 +256,16 @@ func TestHistoryWhileItIsUploaded(t *testing.T) {
 		}, 0},
 		"alice leaves": {func(st *stage, room string, _ *puppet) { st.accepts(room, st.alice.UserID, "leave") }, 0},
 		"others come and go": {func(st *stage, room string, dave *puppet) {
+			carol := "@carol:" + liar.ServerName
+			for _, who := range [][2]string{{carol, "invite"}, {dave.UserID, "invite"}, {carol, "leave"}} {
+				st.hs.Inject(room, memberEvent(who[0], who[1]))
+				st.accepts(room, who[0], who[1])
+			}
+			st.later(time.Minute)
+		}, 1},
+		"others are invited first": {func(st *stage, room string, _ *puppet) {
+			st.hs.Inject(room, memberEvent("@carol:"+liar.ServerName, "invite"))
 			st.accepts(room, "@carol:"+liar.ServerName, "invite")
-			st.accepts(room, dave.UserID, "invite")
-			st.accepts(room, "@carol:"+liar.ServerName, "leave")
 		}, 1},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -77,7 +77,9 @@ func TestDisturbedVisibility(t *testing.T) {
 		bob, _ := confirmedPuppet(t, st.hs, "bob", "BOB")
 		carol, _ := confirmedPuppet(t, st.hs, "carol", "CAROL")
 		room := st.hs.CreateRoom(true, st.alice.UserID, bob.UserID)
+		st.hs.Inject(room, stateEvent(bob.UserID, "m.room.history_visibility", map[string]string{"history_visibility": "shared"}))
 		st.hs.Inject(room, memberEvent(carol.UserID, "invite"))
+		st.told()
 		st.send(room, "for who is invited too")
 		return scene{
 			work: func(ctx context.Context) error {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync/atomic"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"maunium.net/go/mautrix/id"
@@ -46,6 +47,7 @@ type Shared struct {
 	lineages *lru.Cache[roomQuery, []id.RoomID]         // nearest first
 	accepted acceptedChanges
 	visible  acceptedVisibilities
+	musts    atomic.Int64 // counts calls of MustEncrypt
 	lists    *memberLists
 }
 
@@ -135,6 +137,7 @@ type found struct {
 // from the homeserver. An error means that it cannot be told, or that the room may be
 // encrypted: nothing may be sent.
 func (sh *Shared) find(ctx context.Context, user id.UserID, room id.RoomID, read StateReader) (found, error) {
+	musts := sh.musts.Load()
 	facts, err := sh.LookUp(ctx, room)
 	if err != nil {
 		return found{}, err
@@ -167,7 +170,7 @@ func (sh *Shared) find(ctx context.Context, user id.UserID, room id.RoomID, read
 		return found{}, core.ErrNotYetEncrypted
 	}
 	// Somebody may have encrypted it meanwhile: here, or in another process.
-	if sh.env.Store.Clustered() {
+	if sh.env.Store.Clustered() || sh.musts.Load() != musts {
 		if facts, err = sh.LookUp(ctx, room); err != nil {
 			return found{}, err
 		}
@@ -295,6 +298,7 @@ func (sh *Shared) NoteEncryption(ctx context.Context, room id.RoomID, content []
 // MustEncrypt records that nothing may be sent in clear to a room that shows no
 // m.room.encryption yet, because it replaces an encrypted one.
 func (sh *Shared) MustEncrypt(ctx context.Context, room id.RoomID) error {
+	defer sh.musts.Add(1) // memory holds rooms with their algorithm only: who looks at one now looks again
 	return sh.record(ctx, store.EncryptedRoom{RoomID: room, Since: sh.env.Now()})
 }
 

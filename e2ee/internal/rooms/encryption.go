@@ -115,7 +115,7 @@ func (rt *Table) NoteEncryption(ctx context.Context, roomID id.RoomID, content [
 	rt.Mu.Lock()
 	defer rt.Mu.Unlock()
 	s := rt.Begin()
-	if err := rt.applyEncryption(ctx, s, roomID, content); err != nil {
+	if err := rt.applyEncryption(ctx, s, roomID, content, false); err != nil {
 		return err
 	}
 	return commitRooms(ctx, s)
@@ -123,8 +123,9 @@ func (rt *Table) NoteEncryption(ctx context.Context, roomID id.RoomID, content [
 
 // applyEncryption stages the content of an m.room.encryption event. The algorithm of an
 // encrypted room never changes (requirement 0.8, attack A22); the rotation limits are those
-// of the current event, clamped (attack A21).
-func (rt *Table) applyEncryption(ctx context.Context, s *core.Step, roomID id.RoomID, content json.RawMessage) error {
+// of the current event, clamped (attack A21). Of a content that may be older than what is known the
+// stricter limits count, where any are known.
+func (rt *Table) applyEncryption(ctx context.Context, s *core.Step, roomID id.RoomID, content json.RawMessage, older bool) error {
 	r, err := rt.change(ctx, s, roomID)
 	if err != nil {
 		return err
@@ -138,6 +139,8 @@ func (rt *Table) applyEncryption(ctx context.Context, s *core.Step, roomID id.Ro
 		row.Algorithm, row.EncryptedSince = algorithm, rt.Env.Now()
 	} else if algorithm != row.Algorithm {
 		return nil // the encryption can neither change nor end
+	} else if older && (row.RotationPeriod != defaultRotationPeriod || row.RotationMessages != defaultRotationMessages) {
+		period, messages = min(period, row.RotationPeriod), min(messages, row.RotationMessages)
 	}
 	row.RotationPeriod, row.RotationMessages = period, messages
 	if r.encrypted && row == r.row {

@@ -35,6 +35,7 @@ const (
 type ruleState struct {
 	state *rules.RoomState
 	at    time.Time
+	shown string // the table's visibility then, which may be wider than the state's: see acceptedVisibilities
 }
 
 // Facts returns what rules ask of a room in decisions of a direction. What this account is not
@@ -87,7 +88,7 @@ func (rt *Table) FactsLocked(by *orgrules.Version, roomID id.RoomID, d rules.Dir
 
 // rulesKnown returns what is known of the room's state; nil when that is nothing, or changed.
 func (r *room) rulesKnown() *rules.RoomState {
-	if r == nil || r.asked.state == nil || r.asked.state.HistoryVisibility != r.visibility {
+	if r == nil || r.asked.state == nil || r.asked.shown != r.visibility {
 		return nil
 	}
 	return r.asked.state
@@ -107,7 +108,7 @@ func (rt *Table) ruleState(ctx context.Context, roomID id.RoomID) (*rules.RoomSt
 	}
 	now := rt.Env.Now()
 	rt.Mu.Lock()
-	if r := rt.known[roomID]; r.rulesKnown() != nil && now.Sub(r.asked.at) < stateFor {
+	if r := rt.known[roomID]; r.rulesKnown() != nil && r.asked.state.HistoryVisibility == visibility && now.Sub(r.asked.at) < stateFor {
 		defer rt.Mu.Unlock()
 		return r.asked.state, nil
 	}
@@ -125,7 +126,7 @@ func (rt *Table) ruleState(ctx context.Context, roomID id.RoomID) (*rules.RoomSt
 	if was := r.asked.state; was != nil && was.JoinRule == state.JoinRule && was.HistoryVisibility == state.HistoryVisibility && slices.Equal(was.Aliases, state.Aliases) {
 		state = was // who decided by it has nothing to decide again
 	}
-	r.asked = ruleState{state, now}
+	r.asked = ruleState{state, now, r.visibility}
 	return state, nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"net/http"
+	"time"
 
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
@@ -88,8 +89,12 @@ func (rt *Table) ListMembers(ctx context.Context, roomID id.RoomID, last bool) (
 		rt.Mu.Unlock()
 		return nil, core.ErrNotJoined // also if a list says otherwise: it may be older
 	}
-	if r.members != nil && said.listsRemoved(r.members) {
-		r.forgetMembers() // removed by another client; this device has not seen it yet
+	again := !r.recheck.IsZero() && !rt.Env.Now().Before(r.recheck)
+	if again {
+		r.recheck = time.Time{}
+	}
+	if r.members != nil && (again || said.listsRemoved(r.members)) {
+		r.forgetMembers() // removed by another client, what this device has not seen yet, or back since
 	}
 	if r.members != nil {
 		defer rt.Mu.Unlock()

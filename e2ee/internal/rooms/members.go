@@ -2,11 +2,16 @@ package rooms
 
 import (
 	"context"
+	"time"
 
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee/internal/core"
 )
+
+// slowAnswer is how long the homeserver may take to answer that it accepted a membership: an invitation
+// waits for the invitee's own homeserver.
+const slowAnswer = 3 * time.Minute
 
 // applyMember stages a membership event. A user who leaves may have the key, so the session
 // is discarded (requirements 9.3, 9.4). In a limited sync every membership but join may
@@ -52,8 +57,15 @@ func (rt *Table) NoteMembership(ctx context.Context, roomID id.RoomID, user id.U
 	if err := rt.applyMember(ctx, s, roomID, user, membership, false); err != nil {
 		return err
 	}
-	if user == rt.Account.User && (membership == "join" || membership == "leave") {
-		rt.changeKnown(s, roomID).forgetMembers() // the members known before the own user joined or left do not count
+	// The members known before the own user joined or left do not count. And what a sync has lately
+	// told may be newer than this, if it was answered slowly: nobody is let in by it, and who was
+	// removed by it may be back.
+	own, slow := user == rt.Account.User, rt.Env.Now().Sub(r.told) < slowAnswer
+	switch {
+	case own && (membership == "join" || membership == "leave"), slow && present(membership):
+		rt.changeKnown(s, roomID).forgetMembers()
+	case slow:
+		r.recheck = rt.Env.Now().Add(acceptedFor)
 	}
 	if err := commitRooms(ctx, s); err != nil {
 		r.forgetMembers() // the change has happened nevertheless: the members are fetched again

@@ -21,6 +21,7 @@ type roomStep struct {
 	members  map[id.UserID]string
 	forget   bool // the list must be fetched again
 	narrowed int
+	heard    int // how often the visibility was heard of
 }
 
 // stagedRooms are the changes of rooms in a step.
@@ -100,6 +101,7 @@ func (r *roomStep) forgetMembers() { r.forget = true }
 func (r *roomStep) apply() {
 	r.r.row, r.r.encrypted, r.r.visibility = r.row, r.encrypted, r.visibility
 	r.r.narrowed += r.narrowed
+	r.r.heard += r.heard
 	if r.forget {
 		r.r.forgetMembers()
 		return

@@ -78,7 +78,7 @@ func (rt *Table) Apply(ctx context.Context, s *core.Step, updates []Update, init
 		if initial {
 			u = rt.dropStale(s, u)
 		}
-		if err := rt.applyUpdate(ctx, u, own, s); err != nil {
+		if err := rt.applyUpdate(ctx, u, own, initial, s); err != nil {
 			return err
 		}
 		if overtaken {
@@ -135,8 +135,9 @@ func (rt *Table) refetchOutdated(s *core.Step, u Update) {
 	}
 }
 
-// applyUpdate stages what a sync says of a room, in order. The caller holds mu.
-func (rt *Table) applyUpdate(ctx context.Context, u Update, own bool, s *core.Step) error {
+// applyUpdate stages what a sync says of a room, in order; an initial one may be older than what is
+// known. The caller holds mu.
+func (rt *Table) applyUpdate(ctx context.Context, u Update, own, initial bool, s *core.Step) error {
 	if u.Section == SectionInvite || u.Section == SectionKnock || len(u.RoomID) > wire.MaxIDLength {
 		return nil // stripped state proves nothing (requirement 20.4)
 	}
@@ -145,7 +146,7 @@ func (rt *Table) applyUpdate(ctx context.Context, u Update, own bool, s *core.St
 		switch c.Type {
 		case wire.TypeEncryption:
 			if c.StateKey == "" {
-				err = rt.applyEncryption(ctx, s, u.RoomID, c.Content)
+				err = rt.applyEncryption(ctx, s, u.RoomID, c.Content, initial)
 			}
 		case wire.TypeVisibility:
 			if c.StateKey == "" {
@@ -153,7 +154,11 @@ func (rt *Table) applyUpdate(ctx context.Context, u Update, own bool, s *core.St
 			}
 		case wire.TypeMember:
 			err = rt.applyMember(ctx, s, u.RoomID, id.UserID(c.StateKey), membershipOf(c.Content), u.Limited)
-			if r := rt.changeKnown(s, u.RoomID); r != nil && id.UserID(c.StateKey) == rt.Account.User && u.Section == SectionLeave {
+			r := rt.changeKnown(s, u.RoomID)
+			if r != nil {
+				r.r.told = rt.Env.Now() // also if this is not stored
+			}
+			if r != nil && id.UserID(c.StateKey) == rt.Account.User && u.Section == SectionLeave {
 				r.forgetMembers()
 			}
 		}

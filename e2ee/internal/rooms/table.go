@@ -3,6 +3,7 @@ package rooms
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"maunium.net/go/mautrix/id"
 
@@ -49,6 +50,11 @@ type room struct {
 	asked ruleState
 	// narrowed counts changes that may have removed recipients from the room.
 	narrowed int
+	// heard counts what was heard of the visibility: a read that began before counts no more.
+	heard int
+	// told is when a sync last told of a membership; recheck is when the members are to be fetched
+	// again, unless it is zero.
+	told, recheck time.Time
 }
 
 // roomState returns the room's entry, loaded on first use. The caller holds mu.

@@ -27,6 +27,7 @@ func (rt *Table) visibility(ctx context.Context, roomID id.RoomID) (string, erro
 		defer rt.Mu.Unlock()
 		return rt.shared.visible.narrow(roomID, r.visibility, rt.Env.Now()), nil
 	}
+	heard := r.heard
 	rt.Mu.Unlock()
 	content, err := readVisibility(ctx, rt.Call, roomID)
 	if err != nil {
@@ -34,7 +35,10 @@ func (rt *Table) visibility(ctx context.Context, roomID id.RoomID) (string, erro
 	}
 	rt.Mu.Lock()
 	defer rt.Mu.Unlock()
-	if r.visibility == "" { // a sync in between is newer
+	switch {
+	case r.visibility == "" && r.heard != heard:
+		return "", core.ErrRoomChanged // it changed meanwhile: what was read may be older
+	case r.visibility == "": // a sync in between is newer
 		shown := knownVisibility(visibilityOf(content))
 		if v := rt.shared.visible.narrow(roomID, shown, rt.Env.Now()); v != shown {
 			return v, nil // the homeserver lags behind: it is asked again next time
@@ -82,6 +86,7 @@ func (rt *Table) applyVisibility(ctx context.Context, s *core.Step, roomID id.Ro
 		return err
 	}
 	v = knownVisibility(v)
+	r.heard++
 	if r.visibility != "" && r.visibility != v {
 		r.narrowed++
 	}
@@ -92,8 +97,9 @@ func (rt *Table) applyVisibility(ctx context.Context, s *core.Step, roomID id.Ro
 	return nil
 }
 
-// NoteVisibility records a history visibility that the homeserver has just accepted from the client.
-// Also if it cannot be stored, a wider one is not believed for a while.
+// NoteVisibility records that the homeserver has just accepted a history visibility from the client.
+// Which one holds is asked with the next use, since somebody may have changed it again before this
+// was answered; a wider one is not believed for a while, also if nothing can be stored.
 func (rt *Table) NoteVisibility(ctx context.Context, roomID id.RoomID, visibility string) error {
 	ctx = context.WithoutCancel(ctx)
 	rt.shared.visible.record(roomID, visibility, rt.Env.Now())
@@ -101,19 +107,23 @@ func (rt *Table) NoteVisibility(ctx context.Context, roomID id.RoomID, visibilit
 	defer rt.Mu.Unlock()
 	rt.News++
 	s := rt.Begin()
-	if err := rt.applyVisibility(ctx, s, roomID, visibility); err != nil {
+	staged, err := rt.change(ctx, s, roomID)
+	if err != nil {
 		return err
 	}
-	err := commitRooms(ctx, s)
+	staged.refetchVisibility()
+	err = commitRooms(ctx, s)
 	if r := rt.known[roomID]; err != nil && r != nil {
 		r.visibility = "" // the next use fetches it
 		r.narrowed++
+		r.heard++
 	}
 	return err
 }
 
 // refetchVisibility makes the next use fetch the room's history visibility again.
 func (r *roomStep) refetchVisibility() {
+	r.heard++
 	r.visibility = ""
 	r.narrowed++
 	if r.row.HistoryVisibility != "" {

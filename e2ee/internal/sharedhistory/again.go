@@ -58,7 +58,7 @@ func (h *History) StillMayGive(ctx context.Context, about *olm.About, since time
 		}
 	}
 	if about.Kind == olm.KindHistory {
-		if _, err := h.parts.Rooms.Recipients(ctx, about.Room); errors.Is(err, core.ErrNotJoined) || wire.Status(err) == http.StatusForbidden {
+		if _, err := h.audience(ctx, about.Room); errors.Is(err, core.ErrNotJoined) || wire.Status(err) == http.StatusForbidden {
 			return false, nil
 		} else if err != nil {
 			return false, fmt.Errorf("look again at the room: %w", err)
@@ -86,6 +86,38 @@ func (h *History) askPoint(ctx context.Context, about *olm.About, user *trustcac
 	}
 	_, err = by.Known(ctx, questions)
 	return err
+}
+
+// audience is who reads a room, and when that was found out.
+type audience struct {
+	*rooms.Audience
+	at time.Time
+}
+
+func (h *History) audience(ctx context.Context, room id.RoomID) (*audience, error) {
+	at := h.Env.Now()
+	to, err := h.parts.Rooms.Recipients(ctx, room)
+	if err != nil {
+		return nil, err
+	}
+	return &audience{to, at}, nil
+}
+
+// stillInvited reports whether the room still stands as it did before its history was uploaded: that takes a
+// while, and the invitation may be there by now, and may have been taken back. The caller holds the device's
+// lock.
+func (h *History) stillInvited(room id.RoomID, user id.UserID, before *audience) bool {
+	current := h.parts.Rooms.Current(room, before.Audience)
+	switch h.parts.Rooms.Invited(room, user) {
+	case rooms.InviteePresent:
+		return true
+	case rooms.InviteeAbsent:
+		return current || h.Env.Now().Sub(before.at) < invitedSoon
+	case rooms.InviteeLeft: // who is invited again had left before
+		return current
+	case rooms.InviteeUnknown, rooms.InviteeNoMore:
+	}
+	return false
 }
 
 func (h *History) stillMayLocked(ctx context.Context, about *olm.About, user id.UserID, devices []*trustcache.Device, since time.Time) (bool, error) {

@@ -73,8 +73,8 @@ func (h *History) share(ctx context.Context, room id.RoomID, user id.UserID) (se
 	if h.parts.Identity.State() != ownidentity.Signed {
 		return false, errNotSigned
 	}
-	to, err := h.parts.Rooms.Recipients(ctx, room)
-	if err != nil || !rooms.Shareable(to.Visibility) {
+	before, err := h.audience(ctx, room)
+	if err != nil || !rooms.Shareable(before.Visibility) {
 		return false, err
 	}
 	devices, err := h.invitees(ctx, room, user)
@@ -95,7 +95,7 @@ func (h *History) share(ctx context.Context, room id.RoomID, user id.UserID) (se
 	if err != nil {
 		return false, err
 	}
-	return true, h.send(ctx, room, user, devices, to, message, own)
+	return true, h.send(ctx, room, user, devices, before, message, own)
 }
 
 // fetchRoom takes what only the backup has (requirement 17.5). What is here is shared also
@@ -240,15 +240,15 @@ func (h *History) upload(ctx context.Context, room id.RoomID, raw []byte) (json.
 // send tells devices where the bundle is, and how it is encrypted. Whether they may have it is
 // decided again, from memory. The own key of the room was given to somebody who may never come
 // into it, so the next message has another.
-func (h *History) send(ctx context.Context, room id.RoomID, user id.UserID, devices []*trustcache.Device, to *rooms.Audience, message json.RawMessage, own bool) error {
+func (h *History) send(ctx context.Context, room id.RoomID, user id.UserID, devices []*trustcache.Device, before *audience, message json.RawMessage, own bool) error {
 	claimed, err := h.parts.Channel.ClaimFor(ctx, devices)
 	if err != nil {
 		return fmt.Errorf("claim one-time keys: %w", err)
 	}
-	if _, err := h.parts.Rooms.Recipients(ctx, room); err != nil { // so that memory has what is decided by
+	if _, err := h.audience(ctx, room); err != nil { // so that memory has what is decided by
 		return err
 	}
-	if err := h.seal(ctx, room, user, devices, to, message, claimed, own); err != nil {
+	if err := h.seal(ctx, room, user, devices, before, message, claimed, own); err != nil {
 		return err
 	}
 	if err := h.parts.Channel.FlushOutbox(ctx); err != nil {
@@ -257,19 +257,13 @@ func (h *History) send(ctx context.Context, room id.RoomID, user id.UserID, devi
 	return nil
 }
 
-func (h *History) seal(ctx context.Context, room id.RoomID, user id.UserID, devices []*trustcache.Device, to *rooms.Audience, message json.RawMessage, claimed map[store.DeviceRef]id.Curve25519, own bool) error {
+func (h *History) seal(ctx context.Context, room id.RoomID, user id.UserID, devices []*trustcache.Device, before *audience, message json.RawMessage, claimed map[store.DeviceRef]id.Curve25519, own bool) error {
 	h.Mu.Lock()
 	defer h.Mu.Unlock()
 	if err := h.stillMay(ctx, room, user, devices); err != nil {
 		return err
 	}
-	switch h.parts.Rooms.Invited(room, user) {
-	case rooms.InviteePresent, rooms.InviteeAbsent:
-	case rooms.InviteeLeft: // who is invited again had left before
-		if !h.parts.Rooms.Current(room, to) {
-			return errWithdrawn
-		}
-	case rooms.InviteeUnknown, rooms.InviteeNoMore:
+	if !h.stillInvited(room, user, before) {
 		return errWithdrawn
 	}
 	s := h.Begin()
