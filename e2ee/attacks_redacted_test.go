@@ -2,6 +2,8 @@ package e2ee_test
 
 import (
 	"encoding/json"
+	"net/http"
+	"net/url"
 	"testing"
 
 	"maunium.net/go/mautrix/id"
@@ -69,6 +71,42 @@ func TestSyncsTellWhatWasRedacted(t *testing.T) {
 	defer in.End()
 	said := e2ee.UnreadUpdate{Rooms: []e2ee.UnreadRoom{{RoomID: id.RoomID(room), Redacted: []id.EventID{id.EventID(second)}}}}
 	if _, err := in.Commit(t.Context(), e2ee.SyncUpdate{Since: "s0", NextBatch: "s1", Unread: said}); err != nil {
+		t.Fatal(err)
+	}
+	wantFound(t, alice.dev, room, "lighthouse", first)
+}
+
+// Attack vector: the client asks for a page of history; while the answer is under way, a message in it
+// is redacted, which a sync tells. Then the page arrives, with the message as it was.
+//
+// Expected: the message is not found any more.
+func TestOldPageBringsNoRedactedMessageBack(t *testing.T) {
+	t.Parallel()
+	hs := liar.New(t)
+	alice, bob := newPerson(t, hs, "alice", "FIRST"), newPerson(t, hs, "bob", "BOBS")
+	room := alice.newRoom(bob)
+	first, second := bob.send(room, "to the lighthouse"), bob.send(room, "the lighthouse keeper")
+	alice.awaitRead(room, "the lighthouse keeper")
+	wantFound(t, alice.dev, room, "lighthouse", second, first)
+	var page struct {
+		Chunk []json.RawMessage `json:"chunk"`
+	}
+	call(t, hs, alice.Session, http.MethodGet, "rooms/"+url.PathEscape(room)+"/messages?dir=b&limit=1000", nil, &page)
+	in, err := alice.dev.BeginSync(t.Context(), "s0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.End()
+	said := e2ee.UnreadUpdate{Rooms: []e2ee.UnreadRoom{{RoomID: id.RoomID(room), Redacted: []id.EventID{id.EventID(second)}}}}
+	if _, err := in.Commit(t.Context(), e2ee.SyncUpdate{Since: "s0", NextBatch: "s1", Unread: said}); err != nil {
+		t.Fatal(err)
+	}
+	wantFound(t, alice.dev, room, "lighthouse", first)
+	all := make([]e2ee.Incoming, len(page.Chunk))
+	for i, raw := range page.Chunk {
+		all[i] = e2ee.Incoming{RoomID: id.RoomID(room), Event: raw}
+	}
+	if _, err := alice.dev.Open(t.Context(), all); err != nil {
 		t.Fatal(err)
 	}
 	wantFound(t, alice.dev, room, "lighthouse", first)

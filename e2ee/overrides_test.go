@@ -4,11 +4,13 @@ import (
 	"encoding/json"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/rs/zerolog"
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/e2ee"
+	"e2ee-proxy/internal/liar"
 )
 
 // override makes or removes the exception for a device.
@@ -114,8 +116,8 @@ func TestOverrideDistrusts(t *testing.T) {
 	st.awaitText(held, "held back")
 }
 
-// An exception for a device that does not exist changes nothing, and it ends with its
-// device: another with the same ID has none.
+// An exception for a device that does not exist changes nothing, and one that trusts ends with
+// its device: another with the same ID has none.
 func TestOverrideEndsWithItsDevice(t *testing.T) {
 	t.Parallel()
 	st := newStage(t, nil)
@@ -137,6 +139,64 @@ func TestOverrideEndsWithItsDevice(t *testing.T) {
 	if got := status(t, st.dev).Overrides; len(got) != 0 {
 		t.Errorf("status lists %v", got)
 	}
+}
+
+// Attack vector: a homeserver leaves a device that alice distrusts out of one answer, because it lies or
+// because its answer is old, and shows it in the next.
+//
+// Expected: the exception outlives that, and a restart in between; it is listed all the time, and can be
+// taken back while the device is not shown. A device with other keys under its ID is another one.
+func TestDistrustOutlivesAnOldAnswer(t *testing.T) {
+	t.Parallel()
+	st := newStage(t, func(o *e2ee.Options) { o.OwnSyncAfter = time.Hour })
+	bob, own := confirmedPuppet(t, st.hs, "bob", "BOB")
+	odd := newPuppet(t, st.hs, "bob", "ODD")
+	own.confirm(odd)
+	room := st.hs.CreateRoom(true, st.alice.UserID, bob.UserID)
+	st.told()
+	st.override(odd, new(false))
+	cannotRead(t, odd, st.send(room, "not for the odd one"))
+	hidden := func(then func()) {
+		t.Helper()
+		defer st.hs.Intercept(liar.Of(st.alice.UserID, liar.Is("POST", "keys/query")), liar.Edit(func(_ *liar.Request, body map[string]any) {
+			devices, _ := body["device_keys"].(map[string]any)
+			of, _ := devices[bob.UserID].(map[string]any)
+			delete(of, "ODD")
+		}))()
+		st.hs.ChangeDevices(bob.UserID)
+		st.told()
+		reads(t, bob, st.send(room, "it is not shown"))
+		then()
+	}
+	shown := func() {
+		st.hs.ChangeDevices(bob.UserID)
+		st.told()
+	}
+	listed := func(want ...e2ee.UserDevice) {
+		t.Helper()
+		if got := status(t, st.dev).Overrides; !slices.Equal(got, want) {
+			t.Errorf("status lists %v, want %v", got, want)
+		}
+	}
+	exception := e2ee.UserDevice{UserID: id.UserID(bob.UserID), DeviceID: "ODD"}
+	for _, then := range []func(){func() {}, st.again} {
+		hidden(func() {
+			then()
+			listed(e2ee.UserDevice{UserID: exception.UserID, DeviceID: exception.DeviceID, Gone: true})
+		})
+		shown()
+		h := st.send(room, "it is shown again")
+		reads(t, bob, h)
+		cannotRead(t, odd, h)
+		wantTold(t, odd, h.session, "m.blacklisted")
+		listed(exception)
+	}
+	hidden(func() {
+		st.override(odd, nil)
+		listed()
+	})
+	shown()
+	reads(t, odd, st.send(room, "the exception was taken back"))
 }
 
 // wantLines fails unless the lines with a message are those with these overrides, in order,

@@ -124,6 +124,7 @@ func TestFixedParametersComeFirst(t *testing.T) {
 		putOutbound, markDiscarded, putOlmSteps, dropOlmSteps, putTransactions, putOutbox, dropOutbox, putRooms, selectRooms, putPending, dropPending,
 		makeReady, releaseFrom, deliverPending, placePending, showPending, findPending, putInbox, dropInbox, deliverInbox, putWithheld, dropWithheld, selectWithheld, putSeen, selectSeen,
 		putUsers, selectUsers, markOutdated, markLeft, putUserChanges, putUserDevices, dropUserDevices, selectUserDevices,
+		putDistrusts, dropDistrusts, selectDistrusts,
 		putSecrets, dropSecrets, putWarnings, rewrapAccounts, putEncryptedRooms, selectEncryptedRooms, putUnread, dropUnread, selectUnread,
 	} {
 		before, _, _ := strings.Cut(q.Head+q.Item, "?")

@@ -81,6 +81,10 @@ type Changes struct {
 
 	DeleteDevices []DeviceRef
 	UserDevices   []UserDevice
+	// DeleteDistrusts and Distrusts are of distrusted devices that the homeserver does not show:
+	// their names and keys, and when and by which device that was said.
+	DeleteDistrusts, Distrusts []UserDevice
+
 	Secrets       []Secret
 	DeleteSecrets []string
 	Warnings      []Warning

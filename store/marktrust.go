@@ -35,7 +35,7 @@ func (db *DB) sealTrust(ctx context.Context, t *sqlio.Tx) error {
 		}
 		b := &saver{db: db, acct: acct}
 		b.users(users)
-		b.userDevices(devices)
+		b.userDevices(devices, nil)
 		if b.err != nil {
 			return b.err
 		}

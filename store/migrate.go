@@ -23,7 +23,7 @@ var migrations = []string{
 	"0008_transactions.sql",
 	"0009_transactions.sql", "0010_search.sql", "0011_unread.sql", "0012_files.sql", "0013_notifications.sql",
 	"0014_audit.sql", "0015_replicas.sql", "0016_exceptions.sql", "0017_control_rooms.sql", "0018_console.sql",
-	"0019_intents.sql", "0020_key_shares.sql", "0021_olm_sessions_with.sql",
+	"0019_intents.sql", "0020_key_shares.sql", "0021_olm_sessions_with.sql", "0022_distrusts.sql",
 }
 
 // withEncryptedRooms is the migration that makes table encrypted_rooms.

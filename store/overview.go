@@ -1,9 +1,11 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"fmt"
+	"slices"
 	"time"
 
 	"maunium.net/go/mautrix/id"
@@ -11,8 +13,8 @@ import (
 	"e2ee-proxy/store/internal/sqlio"
 )
 
-// What administrators are shown of all accounts, whichever process works for them: a page is one
-// query, and nothing that is sealed is opened. Whoever can write to the database can change what
+// What administrators are shown of all accounts, whichever process works for them: a page is a
+// query or two, and nothing that is sealed is opened. Whoever can write to the database can change what
 // is shown, as far as it is not in the audit log.
 
 // AccountOverview is one account.
@@ -32,7 +34,8 @@ const selectOverview = `SELECT a.id, a.user_id, a.created_at,
 	(SELECT COUNT(*) FROM devices d WHERE d.account = a.id AND d.state = $3),
 	(SELECT COUNT(*) FROM devices d WHERE d.account = a.id AND d.state <> $3),
 	(SELECT COUNT(*) FROM warnings w WHERE w.account = a.id AND w.dismissed = 0 AND w.resolved = 0),
-	(SELECT COUNT(*) FROM user_devices x WHERE x.account = a.id AND x.trust_exception IS NOT NULL),
+	(SELECT COUNT(*) FROM user_devices x WHERE x.account = a.id AND x.trust_exception IS NOT NULL)
+		+ (SELECT COUNT(*) FROM distrusts x WHERE x.account = a.id),
 	u.master, COALESCE(u.pinned_master, ''), COALESCE(u.verified, 0), COALESCE(u.was_verified, 0)
 	FROM accounts a LEFT JOIN users u ON u.account = a.id AND u.user_id = a.user_id
 	WHERE a.id > $1 ORDER BY a.id LIMIT $2`
@@ -62,30 +65,52 @@ type ExceptionOverview struct {
 	UserID   id.UserID
 	DeviceID id.DeviceID
 	Trusted  bool
-	At       time.Time   // zero if it is not known
-	By       id.DeviceID // of the account
+	// Gone is a device that the homeserver does not show; several with the same ID are one.
+	Gone bool
+	At   time.Time   // zero if it is not known
+	By   id.DeviceID // of the account
 }
 
-const selectAllExceptions = `SELECT a.id, a.user_id, x.user_id, x.device_id, x.trust_exception, x.exception_at, x.exception_by
+const (
+	selectAllExceptions = `SELECT a.id, a.user_id, x.user_id, x.device_id, x.trust_exception, 0, x.exception_at, x.exception_by
 	FROM user_devices x JOIN accounts a ON a.id = x.account
 	WHERE x.trust_exception IS NOT NULL AND (x.account, x.user_id, x.device_id) > ($1, $2, $3)
 	ORDER BY x.account, x.user_id, x.device_id LIMIT $4`
+	selectGoneExceptions = `SELECT x.account, (SELECT a.user_id FROM accounts a WHERE a.id = x.account),
+	x.user_id, x.device_id, 0, 1, MAX(x.exception_at), MAX(x.exception_by)
+	FROM distrusts x WHERE (x.account, x.user_id, x.device_id) > ($1, $2, $3)
+	GROUP BY x.account, x.user_id, x.device_id ORDER BY x.account, x.user_id, x.device_id LIMIT $4`
+)
 
-// ExceptionsAfter returns the exceptions of all accounts, those after one.
+// ExceptionsAfter returns the exceptions of all accounts, those after one: one more than limit where
+// the last two are for devices with the same ID, of which one is gone.
 func (db *DB) ExceptionsAfter(ctx context.Context, account int64, user id.UserID, device id.DeviceID, limit int) ([]ExceptionOverview, error) {
 	var all []ExceptionOverview
 	after := []any{account, sqlio.EncodeText(string(user)), sqlio.EncodeText(string(device)), int64(limit)}
-	err := db.reader.Query(ctx, selectAllExceptions, after, func(r *sql.Rows) error {
-		var x ExceptionOverview
-		err := r.Scan(&x.Account, sqlio.TextInto(&x.Owner), sqlio.TextInto(&x.UserID), sqlio.TextInto(&x.DeviceID), sqlio.FlagInto(&x.Trusted),
-			sqlio.TimeInto(&x.At), sqlio.TextInto(&x.By))
-		all = append(all, x)
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read exceptions of all accounts: %w", err)
+	for _, query := range []string{selectAllExceptions, selectGoneExceptions} {
+		err := db.reader.Query(ctx, query, after, func(r *sql.Rows) error {
+			var x ExceptionOverview
+			err := r.Scan(&x.Account, sqlio.TextInto(&x.Owner), sqlio.TextInto(&x.UserID), sqlio.TextInto(&x.DeviceID), sqlio.FlagInto(&x.Trusted),
+				sqlio.FlagInto(&x.Gone), sqlio.TimeInto(&x.At), sqlio.TextInto(&x.By))
+			all = append(all, x)
+			return err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("read exceptions of all accounts: %w", err)
+		}
 	}
-	return all, nil
+	place := func(a, b ExceptionOverview) int {
+		return cmp.Or(cmp.Compare(a.Account, b.Account), cmp.Compare(sqlio.EncodeText(string(a.UserID)), sqlio.EncodeText(string(b.UserID))),
+			cmp.Compare(sqlio.EncodeText(string(a.DeviceID)), sqlio.EncodeText(string(b.DeviceID))))
+	}
+	slices.SortStableFunc(all, place)
+	if len(all) <= limit {
+		return all, nil
+	}
+	if limit > 0 && place(all[limit-1], all[limit]) == 0 {
+		limit++
+	}
+	return all[:limit], nil
 }
 
 // WarningOverview is a warning that waits for an answer of its account.

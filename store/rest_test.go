@@ -16,6 +16,7 @@ func rest() *Changes {
 		DeletePending: []id.EventID{"$p2"}, ReadyPending: []SessionRef{ref("!r3", "m9")}, ReadyPendingFrom: []id.UserID{"@bob:hs"},
 		MarkPending: []id.EventID{"$p1"}, PlacePending: []id.EventID{"$p1"}, ShownPending: []id.EventID{"$p2"}, DeleteInbox: []int64{1}, MarkInbox: []int64{2}, MarkDelivered: "s9",
 		DeleteWithheld: []SessionRef{ref("!r3", "m9")}, DeleteDevices: []DeviceRef{{"@bob:hs", "B1"}},
+		DeleteDistrusts: []UserDevice{goneDevice("B3")}, Distrusts: []UserDevice{goneDevice("B4")},
 		DeleteSecrets: []string{"recovery"}, Owners: []SessionOwner{{ref("!r1", "m1"), []byte("owner")}},
 		MoreOwners:    []MoreOwners{{OwnersRef{ref("!r1", "m1"), "@bob:hs"}, []byte("more owners")}},
 		OutdatedUsers: []id.UserID{"@bob:hs"}, LeftUsers: []id.UserID{"@carol:hs"},
@@ -55,6 +56,7 @@ func checkEverythingRuns(t *testing.T, db *DB, acct *Account, dev Device) {
 	must[[]id.UserID](t)(db.TrackedUsers(ctx, acct))
 	must[map[id.UserID][]UserDevice](t)(db.UserDevices(ctx, acct, []id.UserID{"@bob:hs"}))
 	must[[]UserDevice](t)(db.DeviceExceptions(ctx, acct))
+	must[map[id.UserID][]UserDevice](t)(db.Distrusts(ctx, acct, []id.UserID{"@bob:hs"}))
 	must[[]UserChange](t)(db.UserChanges(ctx, acct, "@bob:hs"))
 	must[[]Secret](t)(db.Secrets(ctx, acct))
 	must[[]string](t)(db.MasterKeysInUse(ctx))

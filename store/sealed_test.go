@@ -84,6 +84,10 @@ func sealedColumns(db *DB, acct *Account, dev int64) []sealedColumn {
 			_, err := db.UserDevices(ctx, acct, []id.UserID{"@bob:hs"})
 			return err
 		}},
+		{"distrusts", "sealed_trust", fmt.Sprintf("account = %d", acct.ID), func(ctx context.Context) error {
+			_, err := db.Distrusts(ctx, acct, []id.UserID{"@bob:hs"})
+			return err
+		}},
 		{"search_parts", "sealed_data", fmt.Sprintf("account = %d AND segment = 7 AND part = 2", acct.ID), func(ctx context.Context) error {
 			_, err := db.SearchParts(ctx, acct, []SearchPartRef{{7, 2}})
 			return err
@@ -145,6 +149,7 @@ func fill(t *testing.T, db *DB) (*Account, int64) {
 		c.Search = []SearchPart{searchPart(7, 2, "index"), searchPart(8, 2, "another"), searchPart(7, 3, "a third")}
 		c.Outbox = nil // so that the numbers of the inbox begin at 1
 		c.OlmSteps = []OlmSteps{{8, []byte("steps")}}
+		c.Distrusts = []UserDevice{goneDevice("B3")}
 		save(t, db, d.acct, d.dev.ID, c)
 		if err := db.PutIntent(t.Context(), d.acct, intentFixture(db)); err != nil {
 			t.Fatal(err)

@@ -36,7 +36,7 @@ func deviceTrust(d *UserDevice) []string {
 	return []string{string(d.UserID), string(d.DeviceID), d.Ed25519, d.Curve25519, string(d.Keys), strconv.FormatBool(d.Signed), exception}
 }
 
-func (b *saver) userDevices(all []UserDevice) {
+func (b *saver) userDevices(all, gone []UserDevice) {
 	p := &sqlio.Args{}
 	for _, d := range lastByKey(all, func(d *UserDevice) DeviceRef { return DeviceRef{d.UserID, d.DeviceID} }) {
 		p.ID(string(d.UserID))
@@ -55,15 +55,17 @@ func (b *saver) userDevices(all []UserDevice) {
 		p.Text(string(d.OverrideBy))
 	}
 	b.listOfAccount("devices of users", putUserDevices, p)
+	b.distrusts(gone)
 }
 
-func (b *saver) deleteUserDevices(all []DeviceRef) {
+func (b *saver) deleteUserDevices(all []DeviceRef, gone []UserDevice) {
 	p := &sqlio.Args{}
 	for _, d := range all {
 		p.Text(string(d.UserID))
 		p.Text(string(d.DeviceID))
 	}
 	b.listOfAccount("delete devices of users", dropUserDevices, p)
+	b.deleteDistrusts(gone)
 }
 
 // UserDevices reads the devices of users, each user's by device ID. Users without devices
@@ -80,24 +82,6 @@ func (db *DB) UserDevices(ctx context.Context, acct *Account, want []id.UserID) 
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read devices of users: %w", err)
-	}
-	return all, nil
-}
-
-// DeviceExceptions reads the devices for which the account made an exception, by user and
-// device.
-func (db *DB) DeviceExceptions(ctx context.Context, acct *Account) ([]UserDevice, error) {
-	var all []UserDevice
-	err := db.reader.Query(ctx, selectExceptions, []any{acct.ID}, func(r *sql.Rows) error {
-		d, mark, err := scanUserDevice(r)
-		if err != nil {
-			return err
-		}
-		all = append(all, d)
-		return acct.checkColumnSeal(mark, "user_devices", deviceTrust(&d))
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read exceptions: %w", err)
 	}
 	return all, nil
 }

@@ -15,13 +15,8 @@ func (w *rowsTx) applyUpdate(ctx context.Context, e *entry, row store.User, up u
 	if up.passive && slices.Equal(refused, e.refused) && refusedIdentity == e.refusedIdentity {
 		up.refused, up.refusedIdentity = nil, false // that was told
 	}
-	for i := range up.devices {
-		d := &up.devices[i]
-		d.Override, d.Made = OverrideNone, Made{}
-		if old := before.Device(d.DeviceID); old != nil {
-			d.Override, d.Made = old.Override, old.Made
-		}
-	}
+	before.giveExceptions(up.devices)
+	gone := w.distrusts(before, up.devices)
 	identity := up.identity
 	signed := false
 	if before.Own {
@@ -51,7 +46,7 @@ func (w *rowsTx) applyUpdate(ctx context.Context, e *entry, row store.User, up u
 		w.touch(e.askedAt(up.asked)) // nothing is new
 		return nil
 	}
-	next := newEntry(own, row, identity, up.devices).askedAt(up.asked)
+	next := newEntry(own, row, identity, up.devices, gone...).askedAt(up.asked)
 	next.refused, next.refusedIdentity = refused, refusedIdentity
 	w.set(next)
 	if before.Own && signer != w.ownSigner() {
@@ -62,7 +57,8 @@ func (w *rowsTx) applyUpdate(ctx context.Context, e *entry, row store.User, up u
 
 // size is how much there is to store and to tell, besides rows of users.
 func (w *rowsTx) size() int {
-	return len(w.events) + len(w.ch.UserChanges) + len(w.ch.UserDevices) + len(w.ch.DeleteDevices)
+	return len(w.events) + len(w.ch.UserChanges) + len(w.ch.UserDevices) + len(w.ch.DeleteDevices) +
+		len(w.ch.Distrusts) + len(w.ch.DeleteDistrusts)
 }
 
 // sameRow reports whether two rows of a user are the same.

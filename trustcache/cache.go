@@ -57,12 +57,12 @@ func NewCache(users int) (*Cache, error) {
 }
 
 // newEntry makes the snapshot of a row and its devices. Knowledge follows from the row.
-func newEntry(own id.UserID, row store.User, identity Identity, devices []Device) *entry {
+func newEntry(own id.UserID, row store.User, identity Identity, devices []Device, gone ...Device) *entry {
 	slices.SortFunc(devices, func(a, b Device) int { return strings.Compare(string(a.DeviceID), string(b.DeviceID)) })
 	markFaults(devices, identity.Keys())
 	return &entry{row: row, user: &User{
 		UserID: row.UserID, Own: row.UserID == own, Knowledge: knowledge(row, len(devices)),
-		Identity: identity, Pin: pinOf(row, identity.Master), Devices: devices,
+		Identity: identity, Pin: pinOf(row, identity.Master), Devices: devices, Gone: gone,
 	}}
 }
 
@@ -100,7 +100,7 @@ func (e *entry) with(own id.UserID, row store.User) *entry {
 
 // restore makes an entry from stored rows. Its signatures were checked before they were
 // stored.
-func restore(own id.UserID, row store.User, stored []store.UserDevice) (*entry, error) {
+func restore(own id.UserID, row store.User, stored, distrusts []store.UserDevice) (*entry, error) {
 	identity, err := restoreIdentity(row)
 	if err != nil {
 		return nil, fmt.Errorf("restore identity of a user: %w", err)
@@ -114,7 +114,11 @@ func restore(own id.UserID, row store.User, stored []store.UserDevice) (*entry, 
 		d.Signed, d.Override, d.Made = s.Signed, overrideOf(s.Override), Made{s.OverrideAt, s.OverrideBy}
 		devices = append(devices, d)
 	}
-	return newEntry(own, row, identity, devices), nil
+	var gone []Device
+	for _, s := range distrusts {
+		gone = append(gone, listed(s))
+	}
+	return newEntry(own, row, identity, devices, gone...), nil
 }
 
 // StateOf returns the state of a user's identity by what is stored of them.

@@ -226,15 +226,11 @@ func (w *workedOut) view(whole func(id.UserID) bool, mode Mode, narrow bool) Nat
 func (w *workedOut) known(e *entry, up *update, whole bool) *User {
 	devices := slices.Clone(up.devices)
 	listed := w.res.DeviceKeys[e.row.UserID]
-	for i := range devices {
-		if old := e.user.Device(devices[i].DeviceID); old != nil {
-			devices[i].Override = old.Override
-		}
-	}
+	e.user.giveExceptions(devices)
 	for i := range e.user.Devices {
 		if _, there := listed[e.user.Devices[i].DeviceID]; !whole && !there {
 			devices = append(devices, e.user.Devices[i])
 		}
 	}
-	return newEntry(w.t.account.UserID, e.row, up.identity, devices).user
+	return newEntry(w.t.account.UserID, e.row, up.identity, devices, e.user.Gone...).user
 }

@@ -8,8 +8,6 @@ import (
 	"slices"
 
 	"maunium.net/go/mautrix/id"
-
-	"e2ee-proxy/internal/audit"
 )
 
 var (
@@ -126,50 +124,9 @@ func (t *Tracker) SetOwnIdentity(ctx context.Context, master id.Ed25519) (verifi
 	return verified && err == nil, err
 }
 
-// SetOverride sets or removes the exception for one device, which ends with the device.
-// Error: ErrNoDevice.
-func (t *Tracker) SetOverride(ctx context.Context, user id.UserID, device id.DeviceID, o Override) error {
-	return t.change(ctx, []id.UserID{user}, func(w *rowsTx) error {
-		e := w.get(user)
-		if e.user.Device(device) == nil {
-			return ErrNoDevice
-		}
-		devices := slices.Clone(e.user.Devices)
-		for i := range devices {
-			if devices[i].DeviceID == device {
-				devices[i].Override, devices[i].Made = o, Made{w.t.opts.Now(), w.decider}
-				if o == OverrideNone {
-					devices[i].Made = Made{}
-				}
-				w.ch.UserDevices = append(w.ch.UserDevices, devices[i].stored())
-				w.ch.Audit = append(w.ch.Audit, w.overrideRecord(e.user, &devices[i]))
-			}
-		}
-		w.events = append(w.events, Event{
-			Kind: EventOverride, UserID: user, Own: e.user.Own, At: t.opts.Now(),
-			Added: []id.DeviceID{device}, Override: o,
-		})
-		w.set(newEntry(t.account.UserID, e.row, e.user.Identity, devices).askedAt(e.asked))
-		return nil
-	})
-}
-
-// overrideRecord returns what the audit log is told of an exception.
-func (w *rowsTx) overrideRecord(u *User, d *Device) *audit.Record {
-	note := map[Override]string{OverrideNone: "removed", OverrideTrusted: "trusted", OverrideDistrusted: "distrusted"}[d.Override]
-	return &audit.Record{
-		At: w.t.opts.Now(), Kind: audit.KindOverride, Account: w.t.account.UserID.String(), Device: w.decider.String(), Note: note,
-		Users: []audit.User{{
-			ID: u.UserID.String(), Pin: u.State().String(), Master: u.Current.String(), SelfSigning: u.SelfSigning.String(),
-			Devices: []audit.Recipient{{
-				Device: d.DeviceID.String(), Ed25519: d.Ed25519.String(), Curve25519: d.Curve25519.String(), Outcome: audit.Changed, Rule: note,
-			}},
-		}},
-	}
-}
-
 // Ended records that sessions of the own user have ended, and their devices with them. A
-// device that appears later under one of their IDs is a new one, with keys of its own.
+// device that appears later under one of their IDs is a new one, with keys of its own. What was said
+// against a device stays.
 func (t *Tracker) Ended(ctx context.Context, devices ...id.DeviceID) error {
 	return t.change(ctx, nil, func(w *rowsTx) error {
 		e := w.get(t.account.UserID)
@@ -177,26 +134,9 @@ func (t *Tracker) Ended(ctx context.Context, devices ...id.DeviceID) error {
 		if len(left) == len(e.user.Devices) {
 			return nil
 		}
+		gone := w.distrusts(e.user, left)
 		w.recordDevices(e.user, update{devices: left})
-		w.set(newEntry(t.account.UserID, e.row, e.user.Identity, left).askedAt(e.asked))
+		w.set(newEntry(t.account.UserID, e.row, e.user.Identity, left, gone...).askedAt(e.asked))
 		return nil
 	})
-}
-
-// Overrides returns the devices with an exception, for the status of the control API.
-func (t *Tracker) Overrides(ctx context.Context) ([]Device, error) {
-	rows, err := t.store.DeviceExceptions(ctx, t.account)
-	if err != nil {
-		return nil, fmt.Errorf("load exceptions: %w", err)
-	}
-	var out []Device
-	for _, row := range rows {
-		if o := overrideOf(row.Override); o != OverrideNone {
-			out = append(out, Device{
-				UserID: row.UserID, DeviceID: row.DeviceID, Ed25519: id.Ed25519(row.Ed25519),
-				Curve25519: id.Curve25519(row.Curve25519), Raw: row.Keys, Signed: row.Signed, Override: o, Made: Made{row.OverrideAt, row.OverrideBy},
-			})
-		}
-	}
-	return out, nil
 }

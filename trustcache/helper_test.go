@@ -277,6 +277,8 @@ type memory struct {
 	users   map[id.UserID]store.User
 	devices map[id.UserID]map[id.DeviceID]store.UserDevice
 	changes []store.UserChange
+	// gone are the distrusted devices that are not shown.
+	gone []store.UserDevice
 	// fail, when not nil, is returned by Save, which then writes nothing.
 	fail error
 	// lost, when not nil, is returned by Save although it has written.
@@ -313,10 +315,22 @@ func (m *memory) UserDevices(_ context.Context, _ *store.Account, users []id.Use
 	return out, nil
 }
 
+func (m *memory) Distrusts(_ context.Context, _ *store.Account, users []id.UserID) (map[id.UserID][]store.UserDevice, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	out := make(map[id.UserID][]store.UserDevice)
+	for _, d := range m.gone {
+		if slices.Contains(users, d.UserID) {
+			out[d.UserID] = append(out[d.UserID], d)
+		}
+	}
+	return out, nil
+}
+
 func (m *memory) DeviceExceptions(context.Context, *store.Account) ([]store.UserDevice, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	var out []store.UserDevice
+	out := slices.Clone(m.gone)
 	for _, devices := range m.devices {
 		for _, d := range devices {
 			if d.Override != nil {
@@ -378,6 +392,12 @@ func (m *memory) Save(ctx context.Context, _ *store.Account, _ int64, ch *store.
 	for _, ref := range ch.DeleteDevices {
 		delete(m.devices[ref.UserID], ref.DeviceID)
 	}
+	for _, ref := range slices.Concat(ch.DeleteDistrusts, ch.Distrusts) { // of these each is there once
+		m.gone = slices.DeleteFunc(m.gone, func(d store.UserDevice) bool {
+			return d.UserID == ref.UserID && d.DeviceID == ref.DeviceID && d.Ed25519 == ref.Ed25519 && d.Curve25519 == ref.Curve25519
+		})
+	}
+	m.gone = append(m.gone, ch.Distrusts...)
 	for _, row := range ch.Users {
 		m.users[row.UserID] = row
 	}

@@ -201,10 +201,7 @@ func judgeDirect(in JudgeInput, enforce bool) Verdict {
 	if in.OwnerUser != nil && in.OwnerUser.UserID == o.UserID {
 		device, _ = in.OwnerUser.sender(o)
 	}
-	override := OverrideNone
-	if device != nil {
-		override = device.Override
-	}
+	override := in.OwnerUser.exceptionFor(o, device)
 	switch {
 	case o.UserID != in.Sender:
 		return judgeMismatch(in, override)

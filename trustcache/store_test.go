@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -100,7 +101,8 @@ func story(t *testing.T, s Store, account *store.Account) (live, kept map[id.Use
 	t.Helper()
 	ctx := t.Context()
 	srv := newServer()
-	x := NewTracker(s, account, Options{})
+	now := func() time.Time { return time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC) }
+	x := NewTracker(s, account, Options{Now: now})
 	defer x.Close()
 	check := func(err error) {
 		t.Helper()
@@ -149,7 +151,7 @@ func story(t *testing.T, s Store, account *store.Account) (live, kept map[id.Use
 	sync(x.Changed, carol)
 	live, err = x.Cached(ctx, all)
 	check(err)
-	y := NewTracker(s, account, Options{})
+	y := NewTracker(s, account, Options{Now: now})
 	defer y.Close()
 	kept, err = y.Cached(ctx, all)
 	check(err)

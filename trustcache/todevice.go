@@ -22,18 +22,14 @@ func ToDevice(eventType string, from Owner, user *User, mode Mode) ToDeviceOutco
 	if from.UserID == "" || from.Curve25519 == "" {
 		return ToDeviceDrop
 	}
-	override := OverrideNone
 	var device *Device
 	if user != nil && user.UserID == from.UserID {
 		device, _ = user.sender(from)
 	}
+	override := user.exceptionFor(from, device)
 	switch {
 	case device == nil && from.saysDehydrated(), device != nil && device.Dehydrated:
 		return ToDeviceDrop
-	case device != nil:
-		override = device.Override
-	}
-	switch {
 	case judgedLater(eventType):
 		return ToDeviceProcess
 	case override == OverrideDistrusted:

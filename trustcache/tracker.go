@@ -18,7 +18,10 @@ import (
 type Store interface {
 	Users(ctx context.Context, account *store.Account, users []id.UserID) (map[id.UserID]store.User, error)
 	UserDevices(ctx context.Context, account *store.Account, users []id.UserID) (map[id.UserID][]store.UserDevice, error)
-	// DeviceExceptions reads the devices with an exception, by user and device.
+	// Distrusts reads the distrusted devices that the homeserver does not show.
+	Distrusts(ctx context.Context, account *store.Account, users []id.UserID) (map[id.UserID][]store.UserDevice, error)
+	// DeviceExceptions reads the devices with an exception, by user and device, also those that
+	// the homeserver does not show.
 	DeviceExceptions(ctx context.Context, account *store.Account) ([]store.UserDevice, error)
 	TrackedUsers(ctx context.Context, account *store.Account) ([]id.UserID, error)
 	OutdatedUsers(ctx context.Context, account *store.Account) ([]id.UserID, error)

@@ -34,6 +34,9 @@ type User struct {
 	Pin
 	// Devices are sorted by device ID. Those with a Fault are listed but not usable.
 	Devices []Device
+	// Gone are devices that the homeserver does not show any more, and that the account does not
+	// trust by exception. Nothing is known of them but their names and keys.
+	Gone []Device
 }
 
 // Known reports whether there is anything to decide on.

@@ -60,6 +60,10 @@ func (t *Tracker) loadRows(ctx context.Context, users []id.UserID) ([]*entry, er
 	if err != nil {
 		return nil, fmt.Errorf("load devices of users: %w", err)
 	}
+	gone, err := t.store.Distrusts(ctx, t.account, missing)
+	if err != nil {
+		return nil, fmt.Errorf("load distrusted devices of users: %w", err)
+	}
 	loaded := make(map[id.UserID]*entry, len(missing))
 	for _, user := range missing {
 		row := rows[user]
@@ -67,7 +71,7 @@ func (t *Tracker) loadRows(ctx context.Context, users []id.UserID) ([]*entry, er
 		if m, ok := marks[user]; ok {
 			row = m.apply(row)
 		}
-		if loaded[user], err = restore(t.account.UserID, row, devices[user]); err != nil {
+		if loaded[user], err = restore(t.account.UserID, row, devices[user], gone[user]); err != nil {
 			return nil, err
 		}
 		t.keep(loaded[user])

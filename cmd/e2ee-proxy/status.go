@@ -169,6 +169,9 @@ func exceptionsText(all []e2ee.UserDevice) string {
 		if o.Trusted {
 			said = "trusted"
 		}
+		if o.Gone {
+			said += " (the homeserver does not show it)"
+		}
 		out[i] = fmt.Sprintf("%s of %s %s", terminal.Clean(o.DeviceID.String()), terminal.Clean(o.UserID.String()), said)
 	}
 	return strings.Join(out, ", ")

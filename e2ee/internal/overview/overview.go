@@ -154,6 +154,8 @@ type Exception struct {
 	UserID   id.UserID   `json:"user_id"`
 	DeviceID id.DeviceID `json:"device_id"`
 	Trusted  bool        `json:"trusted"`
+	// Gone reports whether the homeserver does not show the device any more.
+	Gone bool `json:"gone,omitzero"`
 	// MadeAt is when it was made, and MadeBy with which of the account's devices; neither is there
 	// for exceptions older than that was kept.
 	MadeAt *time.Time  `json:"made_at,omitempty"`
@@ -178,12 +180,12 @@ func (o *Overview) Exceptions(ctx context.Context, who string, page Page) (*Exce
 	out := &Exceptions{Exceptions: make([]Exception, len(rows))}
 	for i := range rows {
 		r := &rows[i]
-		out.Exceptions[i] = Exception{Account: r.Owner, UserID: r.UserID, DeviceID: r.DeviceID, Trusted: r.Trusted, MadeBy: r.By}
+		out.Exceptions[i] = Exception{Account: r.Owner, UserID: r.UserID, DeviceID: r.DeviceID, Trusted: r.Trusted, Gone: r.Gone, MadeBy: r.By}
 		if !r.At.IsZero() {
 			out.Exceptions[i].MadeAt = &r.At
 		}
 	}
-	if n := len(rows); n == page.Limit {
+	if n := len(rows); n >= page.Limit {
 		out.Next = cursor{rows[n-1].Account, string(rows[n-1].UserID), string(rows[n-1].DeviceID)}.String()
 	}
 	return out, nil

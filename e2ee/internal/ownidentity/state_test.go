@@ -87,6 +87,10 @@ func (ownRows) UserDevices(context.Context, *store.Account, []id.UserID) (map[id
 	return nil, nil
 }
 
+func (ownRows) Distrusts(context.Context, *store.Account, []id.UserID) (map[id.UserID][]store.UserDevice, error) {
+	return nil, nil
+}
+
 func (ownRows) Save(context.Context, *store.Account, int64, *store.Changes) error { return nil }
 
 // A recovery that began before the upload looks at what was known then, when it has found the keys.

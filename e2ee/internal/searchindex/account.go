@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"sync/atomic"
 	"time"
 
@@ -25,11 +26,14 @@ type Account struct {
 	mu      locks.Mutex
 	loaded  atomic.Pointer[index] // nil: not in memory; replaced under mu only, but for nil
 	merging bool
+	gone    goneLately
 }
 
 // New returns the index of an account. It is read when it is needed.
 func New(acct *core.Account, shared *Shared) Account {
-	return Account{acct: acct, shared: shared, mu: locks.Mutex{Place: acct.Env.Order.At(locks.RankSearch)}}
+	return Account{
+		acct: acct, shared: shared, mu: locks.Mutex{Place: acct.Env.Order.At(locks.RankSearch)}, gone: goneLately{seed: maphash.MakeSeed()},
+	}
 }
 
 // On reports whether there are indexes at all.

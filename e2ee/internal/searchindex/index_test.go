@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"maunium.net/go/mautrix/id"
 
@@ -406,4 +407,53 @@ func FuzzSegments(f *testing.F) {
 		}
 		_ = words(data).find(n, clause{}, func(int) {})
 	})
+}
+
+// Attack: a page of history that was asked for before a redaction comes after it, with the redacted
+// message, and with an edit that is gone; or the message was never in the index before. None of it
+// comes into the index, in its own room, for as long as such a page may be under way, and whatever
+// becomes of what is in memory of the index. Not for ever: how much is remembered is bounded.
+func TestOldPagesBringNothingBack(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, "sqlite:"+filepath.Join(t.TempDir(), "e2ee.db"), Options{})
+	now := time.Now()
+	r.env.Now = func() time.Time { return now }
+	elsewhere := said(4, "lighthouse")
+	elsewhere.Room = "!other:hs"
+	page := []Entry{said(1, "lighthouse"), said(2, "lighthouse"), edit(3, 2, "keeper"), said(4, "lighthouse")}
+	r.add(page[:3]...)
+	r.update(Update{Gone: []Gone{{"!r:hs", "$event1"}, {"!r:hs", "$event3"}, {"!r:hs", "$event4"}}})
+	again := func() {
+		t.Helper()
+		r.add(page...)
+		r.want(query("lighthouse"), 2)
+		r.want(query("keeper"))
+	}
+	again()
+	r.acct.Forget()
+	again()
+	now = now.Add(goneFor - time.Second)
+	again()
+	r.add(elsewhere)
+	q := query("lighthouse")
+	q.Rooms = []id.RoomID{"!other:hs"}
+	r.want(q, 4)
+
+	many := make([]Gone, 10*maxGone)
+	for i := range many {
+		many[i] = Gone{"!r:hs", id.EventID(fmt.Sprint("$x", i))}
+	}
+	r.update(Update{Gone: many[:maxGone-3]})
+	again()
+	r.update(Update{Gone: many})
+	if n := len(r.acct.gone.young) + len(r.acct.gone.old); n > 2*maxGone {
+		t.Errorf("%d are remembered", n)
+	}
+	r.update(Update{Gone: []Gone{{"!r:hs", "$event1"}}})
+	for range 2 {
+		now = now.Add(goneFor)
+		r.update(Update{Gone: []Gone{{"!r:hs", "$another"}}})
+	}
+	r.add(said(1, "lighthouse"))
+	r.want(query("lighthouse"), 2, 1)
 }

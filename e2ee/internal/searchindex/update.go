@@ -3,7 +3,9 @@ package searchindex
 import (
 	"context"
 	"fmt"
+	"hash/maphash"
 	"slices"
+	"time"
 
 	"maunium.net/go/mautrix/id"
 
@@ -24,13 +26,17 @@ type Update struct {
 }
 
 // Update changes the index, in one write; nothing is changed on an error. What is in it is
-// ignored. dev is the device that read the events.
+// ignored, and so is what was gone lately: a page of history that was asked for before a redaction
+// still has the text. dev is the device that read the events.
 func (a *Account) Update(ctx context.Context, dev *core.Device, u Update) error {
 	if !a.On() || len(u.Entries)+len(u.Gone) == 0 {
 		return nil
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if u.Entries = a.gone.without(u, a.acct.Env.Now()); len(u.Entries)+len(u.Gone) == 0 {
+		return nil
+	}
 	x, err := a.load(ctx, dev.RowID)
 	if err != nil {
 		return err
@@ -48,6 +54,56 @@ func (a *Account) Update(ctx context.Context, dev *core.Device, u Update) error 
 	a.mergeLater(dev)
 	return nil
 }
+
+const (
+	// goneFor is for how long it is remembered at least that an event is gone: longer than any
+	// answer is under way.
+	goneFor = 15 * time.Minute
+	// maxGone is how many events are remembered whatever happens; it is twice as many at most.
+	maxGone = 4096
+)
+
+// goneLately are the events that were gone last, as hashes, in two halves: when the young half is
+// full or old, the old one is dropped and the young one takes its place. They are in memory only: what
+// was asked for before a restart, or at another replica, is not answered after it.
+type goneLately struct {
+	seed       maphash.Seed
+	young, old map[uint64]struct{}
+	since      time.Time // of the young half
+}
+
+// without returns the entries of an update but for those that were gone before it, and remembers
+// which are gone with it.
+func (g *goneLately) without(u Update, now time.Time) []Entry {
+	if now.Sub(g.since) >= goneFor {
+		g.turn(now)
+	}
+	entries := u.Entries
+	if len(g.young)+len(g.old) > 0 {
+		entries = slices.DeleteFunc(slices.Clone(entries), func(e Entry) bool {
+			return g.has(Gone{e.Room, e.Event}) || e.Source != "" && g.has(Gone{e.Room, e.Source})
+		})
+	}
+	for _, event := range u.Gone {
+		if len(g.young) >= maxGone {
+			g.turn(now)
+		}
+		if g.young == nil {
+			g.young = make(map[uint64]struct{}, 1)
+		}
+		g.young[maphash.Comparable(g.seed, event)] = struct{}{}
+	}
+	return entries
+}
+
+func (g *goneLately) has(event Gone) bool {
+	hash := maphash.Comparable(g.seed, event)
+	_, young := g.young[hash]
+	_, old := g.old[hash]
+	return young || old
+}
+
+func (g *goneLately) turn(now time.Time) { g.young, g.old, g.since = nil, g.young, now }
 
 // pick chooses what changes.
 type pick struct {

@@ -95,6 +95,8 @@ type Override struct {
 	DeviceID id.DeviceID `json:"device_id"`
 	// Trusted is which exception it is.
 	Trusted bool `json:"trusted"`
+	// Gone reports whether the homeserver does not show the device any more.
+	Gone bool `json:"gone,omitzero"`
 }
 
 // SetIdentity says how the identity and the devices of the own user stand. device is the one
@@ -192,6 +194,7 @@ func (out *Status) SetOverrides(devices []trustcache.Device) {
 	for i := range devices {
 		out.Overrides = append(out.Overrides, Override{
 			UserID: devices[i].UserID, DeviceID: devices[i].DeviceID, Trusted: devices[i].Override == trustcache.OverrideTrusted,
+			Gone: len(devices[i].Raw) == 0,
 		})
 	}
 }

@@ -56,6 +56,9 @@ func (w *turn) status() {
 		if !o.Trusted {
 			how = "not confirmed"
 		}
+		if o.Gone {
+			how += ", if it is shown again"
+		}
 		lines = append(lines, "You made an exception: the device "+o.DeviceID.String()+" of "+o.UserID.String()+" counts as "+how+".")
 	}
 	w.change(event, strings.Join(lines, "\n"))
