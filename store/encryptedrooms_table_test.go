@@ -49,7 +49,7 @@ func TestEncryptedRoomsBelongToNobody(t *testing.T) {
 		must[int](t)(0, db.DeleteAccount(ctx, acct))
 		same(t, "without the account", read(), known)
 		for _, row := range column(t, db, "SELECT room FROM encrypted_rooms") {
-			if len(row) != 32 || strings.Contains(string(row), "hs") {
+			if len(row) != 32 || strings.Contains(string(row), ":hs") {
 				t.Errorf("a room stands there as %q", row)
 			}
 		}
