@@ -79,33 +79,18 @@ func (e *Engine) hasEnded(ctx context.Context, tokens []secret.String) sessionEn
 // Forget deletes devices that were logged out or deleted, with their keys (requirement
 // 22.1), if the homeserver confirms that their sessions have ended.
 func (e *Engine) Forget(ctx context.Context, user id.UserID, devices ...id.DeviceID) error {
-	return e.forgetSome(ctx, user, func(dev id.DeviceID) bool { return slices.Contains(devices, dev) })
+	ctx, cancel := core.Detach(ctx, core.DetachedFor)
+	defer cancel()
+	_, err := e.forgetEnded(ctx, user, secret.String{}, func(dev id.DeviceID) bool { return slices.Contains(devices, dev) })
+	return err
 }
 
 // ForgetAll is Forget for all devices of a user except those in keep.
 func (e *Engine) ForgetAll(ctx context.Context, user id.UserID, keep ...id.DeviceID) error {
-	return e.forgetSome(ctx, user, func(dev id.DeviceID) bool { return !slices.Contains(keep, dev) })
-}
-
-// forgetSome has the next send ask which devices the user has, too, as after a sync that says that they
-// have changed: those that never used the proxy end by the same requests, and may have room keys.
-func (e *Engine) forgetSome(ctx context.Context, user id.UserID, which func(id.DeviceID) bool) error {
 	ctx, cancel := core.Detach(ctx, core.DetachedFor)
 	defer cancel()
-	a, err := e.existing(ctx, user)
-	if errors.Is(err, store.ErrNotFound) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	ch := &store.Changes{}
-	committed := a.Tracker.Changed(ch, []id.UserID{user})
-	if err = e.env.Store.Save(ctx, a.Row, 0, ch); err == nil {
-		committed()
-	}
-	_, forgotten := e.forgetEnded(ctx, user, secret.String{}, which)
-	return errors.Join(err, forgotten)
+	_, err := e.forgetEnded(ctx, user, secret.String{}, func(dev id.DeviceID) bool { return !slices.Contains(keep, dev) })
+	return err
 }
 
 // ForgetAccount deletes everything of a user whose account was deactivated, unless one of
