@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -126,7 +127,7 @@ func doMoving(x *Exchange, dev Device, in exchange.ClientEvents, c Change, w mov
 	sub := *x
 	sub.Request = x.Request.WithContext(ctx)
 	resp, err := x.Upstream.Do(&sub, c)
-	if errors.Is(context.Cause(ctx), errArrived) {
+	if !m.settle() { // the answer came too late
 		if err == nil {
 			err = resp.Body.Close()
 		}
@@ -168,6 +169,18 @@ type mover struct {
 	request context.Context //nolint:containedctx // of the client's request
 	end     context.CancelCauseFunc
 	ended   chan struct{}
+	settled atomic.Bool // the sync was answered, or was ended
+}
+
+// settle reports whether the sync was neither answered nor ended before. The body of an answer is
+// not cut off any more.
+func (m *mover) settle() bool { return !m.settled.Swap(true) }
+
+// atOnce ends the sync, so that it is sent again without waiting.
+func (m *mover) atOnce() {
+	if m.settle() {
+		m.end(errArrived)
+	}
 }
 
 // move is called once something is there, and returns when the sync ends.
@@ -176,7 +189,7 @@ func (m *mover) move() {
 	for sent := false; m.ctx.Err() == nil; {
 		arrived := m.dev.Arrivals()
 		if m.in.Leaving() || !m.wants() {
-			m.end(errArrived)
+			m.atOnce()
 			return
 		}
 		wait := m.in.MoveIn()
@@ -190,7 +203,7 @@ func (m *mover) move() {
 				zerolog.Ctx(m.request).Debug().Err(err).Msg("The homeserver's token was not moved; what there is for the client waits")
 			}
 		case m.hurry && !sent && wait > soon:
-			m.end(errArrived)
+			m.atOnce()
 			return
 		}
 		timer := time.NewTimer(max(wait, moveStep))

@@ -183,6 +183,43 @@ func TestSyncAnsweredAMomentTooEarly(t *testing.T) {
 	}
 }
 
+// bodyOf is a body that ends with its request, and during which something arrives.
+type bodyOf struct {
+	ctx    context.Context
+	arrive func()
+	io.Reader
+}
+
+func (b *bodyOf) Read(p []byte) (int, error) {
+	b.arrive()
+	synctest.Wait()
+	if b.ctx.Err() != nil {
+		return 0, context.Cause(b.ctx)
+	}
+	return b.Reader.Read(p)
+}
+
+// Something that needs no other token arrives while the homeserver's answer is read: the answer
+// was cut off, and the client given 502. It is read to its end, and the next sync brings the rest.
+func TestSyncIsNotCutOffByWhatArrives(t *testing.T) {
+	t.Parallel()
+	w := newMovingWorld(t)
+	synctest.Test(t, func(t *testing.T) {
+		arrived, arrive := context.WithCancel(context.Background())
+		w.dev.arrived = arrived
+		var ctx context.Context
+		w.up.hold = func(_ url.Values, of context.Context) error {
+			ctx = of
+			return nil
+		}
+		w.up.body = func() io.Reader { return &bodyOf{ctx, arrive, strings.NewReader(`{"next_batch":"s2"}`)} }
+		out, err := w.sync(t, "since=s1&timeout=30000")
+		if err != nil || !strings.Contains(out.Body.String(), `"next_batch":"s2"`) || len(w.up.syncs) != 1 {
+			t.Errorf("got %s, %v after %d syncs", out.Body, err, len(w.up.syncs))
+		}
+	})
+}
+
 // A replica that gives its accounts away ends the syncs that wait, also those whose token it could
 // not move.
 func TestSyncThatWaitsForAMoveEndsWithItsReplica(t *testing.T) {
