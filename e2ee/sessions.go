@@ -14,6 +14,7 @@ import (
 
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/wire"
+	"e2ee-proxy/internal/parallel"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
 )
@@ -138,12 +139,14 @@ func (e *Engine) forgetEnded(ctx context.Context, user id.UserID, dead secret.St
 	var asking errgroup.Group
 	asking.SetLimit(askEndAtOnce)
 	for i := range stored {
-		asking.Go(func() error {
+		asking.Go(parallel.Safe(func() error {
 			ends[i] = e.endOf(ctx, user, &stored[i], dead)
 			return nil
-		})
+		}))
 	}
-	_ = asking.Wait() // none of them returns an error
+	if err := asking.Wait(); err != nil {
+		return 0, fmt.Errorf("ask which sessions have ended: %w", err)
+	}
 	for i := range stored {
 		if ends[i] != endGone {
 			kept++

@@ -154,7 +154,10 @@ func (d *Device) syncLoop(ctx context.Context) {
 			continue
 		}
 		token := d.core.CurrentToken()
-		_, err := d.syncOnce(ctx, ownPoll)
+		err := d.core.Env.Survive(func() error {
+			_, err := d.syncOnce(ctx, ownPoll)
+			return err
+		})
 		switch {
 		case err == nil:
 			failures.Reset()

@@ -97,7 +97,7 @@ func (e *Engine) round(ctx context.Context) bool {
 		all.Add(1)
 		visits.Go(func() {
 			defer func() { <-slots }()
-			if err := e.visit(ctx, key); err != nil {
+			if err := e.env.Survive(func() error { return e.visit(ctx, key) }); err != nil {
 				fail(err)
 			}
 		})
@@ -365,7 +365,7 @@ func (d *Device) maintain(ctx context.Context) {
 		{"forget secrets that were told", d.ControlRoom().ForgetOldSecrets},
 		{"fill the search index again", d.reader().Refill},
 	} {
-		switch err := step.do(ctx); {
+		switch err := d.core.Env.Survive(func() error { return step.do(ctx) }); {
 		case err == nil || ctx.Err() != nil:
 		case errors.Is(err, core.ErrMoreToDo):
 			more = true

@@ -22,6 +22,7 @@ import (
 	"e2ee-proxy/interceptors/internal/engineerr"
 	"e2ee-proxy/interceptors/internal/exchange"
 	"e2ee-proxy/interceptors/internal/rewrite"
+	"e2ee-proxy/internal/parallel"
 	"e2ee-proxy/internal/strictjson"
 )
 
@@ -344,10 +345,10 @@ func (m *missedMerge) events(list []mergedOne) ([]json.RawMessage, error) {
 		if events[i] = m.said[one.ours.Event]; events[i] != nil {
 			continue
 		}
-		group.Go(func() (err error) {
+		group.Go(parallel.Safe(func() (err error) {
 			events[i], err = m.event(ctx, one.ours)
 			return err
-		})
+		}))
 	}
 	return events, group.Wait() //nolint:wrapcheck // it is what the client is told
 }

@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"e2ee-proxy/interceptors/internal/exchange"
+	"e2ee-proxy/internal/parallel"
 	"e2ee-proxy/internal/strictjson"
 )
 
@@ -28,7 +29,7 @@ func (m *missedMerge) withoutRedacted(page []strictjson.Object) ([]strictjson.Ob
 		if !event.IsTrue("decrypted") || !exchange.ValidRoom(room) || id == "" || m.asked[id] {
 			continue
 		}
-		group.Go(func() error {
+		group.Go(parallel.Safe(func() error {
 			raw, status, err := eventNow(ctx, m.x, room, id)
 			if err != nil || status != http.StatusOK {
 				return err // or it does not say that it was redacted
@@ -37,7 +38,7 @@ func (m *missedMerge) withoutRedacted(page []strictjson.Object) ([]strictjson.Ob
 			gone[i] = err == nil && now.TextOrEmpty("event_id") == id && now.TextOrEmpty("type") == typeEncrypted &&
 				now.Object("content").Get("ciphertext") == nil
 			return nil
-		})
+		}))
 	}
 	if err := group.Wait(); err != nil {
 		return nil, err //nolint:wrapcheck // it is what the client is told

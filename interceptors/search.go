@@ -15,6 +15,7 @@ import (
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors/apierr"
 	"e2ee-proxy/interceptors/internal/exchange"
+	"e2ee-proxy/internal/parallel"
 )
 
 // POST search. The homeserver finds nothing in encrypted rooms, and would learn what a
@@ -207,7 +208,7 @@ func (s *searches) encryptionOf(x *Exchange, dev Device, rooms []string) ([]e2ee
 	asking := *x
 	asking.Request = x.Request.WithContext(ctx)
 	for i, room := range rooms {
-		group.Go(func() error {
+		group.Go(parallel.Safe(func() error {
 			state, err := s.rooms.encryption(&asking, dev, id.RoomID(room))
 			if said, ok := errors.AsType[*apierr.Error](err); ok && said.Status == http.StatusUnauthorized {
 				return err // about the client's token, so the client must get it
@@ -216,7 +217,7 @@ func (s *searches) encryptionOf(x *Exchange, dev Device, rooms []string) ([]e2ee
 				states[i] = state
 			}
 			return nil
-		})
+		}))
 	}
 	if err := group.Wait(); err != nil {
 		return nil, err //nolint:wrapcheck // it is what the client is told

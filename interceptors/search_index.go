@@ -14,6 +14,7 @@ import (
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors/internal/engineerr"
 	"e2ee-proxy/interceptors/internal/exchange"
+	"e2ee-proxy/internal/parallel"
 	"e2ee-proxy/internal/strictjson"
 )
 
@@ -177,10 +178,10 @@ func (s *indexSearch) fetch(found []e2ee.SearchHit) ([]shownHit, error) {
 		first := n
 		n = min(n+searchParallel, len(found))
 		for i := first; i < n; i++ {
-			group.Go(func() (err error) {
+			group.Go(parallel.Safe(func() (err error) {
 				around[i], err = s.around(ctx, &found[i])
 				return err
-			})
+			}))
 		}
 		if err := group.Wait(); err != nil {
 			return nil, err //nolint:wrapcheck // it is what the client is told

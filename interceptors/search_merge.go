@@ -15,6 +15,7 @@ import (
 	"e2ee-proxy/e2ee"
 	"e2ee-proxy/interceptors/apierr"
 	"e2ee-proxy/interceptors/internal/exchange"
+	"e2ee-proxy/internal/parallel"
 )
 
 // maxFoundUpstream is the largest answer of the homeserver that is merged with results of the
@@ -212,10 +213,10 @@ func (s *indexSearch) state(results []searchResult, known map[string][]jsontext.
 	group, ctx := errgroup.WithContext(s.x.Request.Context())
 	group.SetLimit(searchParallel)
 	for i, room := range rooms {
-		group.Go(func() (err error) {
+		group.Go(parallel.Safe(func() (err error) {
 			got[i], err = s.stateOf(ctx, room)
 			return err
-		})
+		}))
 	}
 	if err := group.Wait(); err != nil {
 		return nil, err //nolint:wrapcheck // it is what the client is told

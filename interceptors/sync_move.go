@@ -16,6 +16,7 @@ import (
 
 	"e2ee-proxy/interceptors/internal/engineerr"
 	"e2ee-proxy/interceptors/internal/exchange"
+	"e2ee-proxy/internal/parallel"
 )
 
 // What the proxy adds to a sync response is shown with a token of the homeserver's that is new to
@@ -114,9 +115,9 @@ func doMoving(x *Exchange, dev Device, in exchange.ClientEvents, c Change, w mov
 	m := &mover{moveWish: w, dev: dev, in: in, ctx: ctx, request: x.Request.Context(), end: cancel, ended: make(chan struct{})}
 	stop := func() bool { return false }
 	if w.news {
-		go m.move()
+		go m.run()
 	} else {
-		stop = context.AfterFunc(in.Arrived(), m.move)
+		stop = context.AfterFunc(in.Arrived(), m.run)
 	}
 	finish := sync.OnceFunc(func() {
 		cancel(nil)
@@ -183,9 +184,17 @@ func (m *mover) atOnce() {
 	}
 }
 
-// move is called once something is there, and returns when the sync ends.
-func (m *mover) move() {
+// run is called once something is there, and returns when the sync ends.
+func (m *mover) run() {
 	defer close(m.ended)
+	if err := parallel.Try(func() error { m.move(); return nil }); err != nil {
+		zerolog.Ctx(m.request).Error().Err(err).Msg("What there is for the client waits")
+		m.atOnce()
+	}
+}
+
+// move is run without its end.
+func (m *mover) move() {
 	for sent := false; m.ctx.Err() == nil; {
 		arrived := m.dev.Arrivals()
 		if m.in.Leaving() || !m.wants() {

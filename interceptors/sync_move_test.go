@@ -220,6 +220,22 @@ func TestSyncIsNotCutOffByWhatArrives(t *testing.T) {
 	})
 }
 
+// Attack: the program panics when it moves the token. The client is answered, without what there is
+// for it.
+func TestSyncThatPanicsWhenItMoves(t *testing.T) {
+	t.Parallel()
+	w := newMovingWorld(t)
+	w.dev.news, w.dev.waiting = true, true
+	w.dev.move, w.dev.extras = func() error { panic("an error in the program") }, e2ee.SyncExtras{}
+	synctest.Test(t, func(t *testing.T) {
+		w.changed = make(chan struct{})
+		out, err := w.sync(t, "since=s1&timeout=30000")
+		if err != nil || !strings.Contains(out.Body.String(), `"next_batch":"s1"`) || len(w.up.syncs) > 4 {
+			t.Errorf("got %s, %v after %v", out.Body, err, w.up.syncs)
+		}
+	})
+}
+
 // A replica that gives its accounts away ends the syncs that wait, also those whose token it could
 // not move.
 func TestSyncThatWaitsForAMoveEndsWithItsReplica(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"e2ee-proxy/internal/backoff"
+	"e2ee-proxy/internal/parallel"
 	"e2ee-proxy/store"
 )
 
@@ -67,7 +68,7 @@ func (t *Tracker) startFlights(ctx context.Context, q KeyQuerier, ask []*entry, 
 
 // runQuery makes one query and ends its flights, whatever the result.
 func (t *Tracker) runQuery(ctx context.Context, q KeyQuerier, batch []*flight) {
-	err := t.queryBatch(ctx, q, batch)
+	err := parallel.Try(func() error { return t.queryBatch(ctx, q, batch) })
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, f := range batch {
@@ -120,7 +121,12 @@ func (t *Tracker) queryBatch(ctx context.Context, q KeyQuerier, batch []*flight)
 		t.opts.QueryFailed(len(batch), err)
 		return t.storeFailures(ctx, batch)
 	}
-	return t.storeAnswer(ctx, batch, res)
+	err = parallel.Try(func() error { return t.storeAnswer(ctx, batch, res) })
+	if _, thrown := errors.AsType[*parallel.PanicError](err); thrown { // by somebody's keys, which hold up only theirs soon
+		t.opts.QueryFailed(len(batch), err)
+		return t.storeFailures(ctx, batch)
+	}
+	return err
 }
 
 // firstBackoff is the pause after the first query that failed.

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/store"
 )
 
 // Requirements 3.11, 0.12: a server that cannot be asked is unknown, and asked again with
@@ -62,6 +64,40 @@ func TestFailures(t *testing.T) {
 		srv.edit(func(r *QueryResult) { delete(r.Failures, "elsewhere.example") })
 		if u = x.update(carol); u.Knowledge != KnowledgeFresh || len(u.Devices) != 0 {
 			t.Errorf("after a change: %v, %d devices", u.Knowledge, len(u.Devices))
+		}
+	})
+}
+
+// Attack: bob shows keys over which the program panics. It ended the process, for all accounts. He is
+// one whose query failed, and soon holds up nobody who was asked about with him.
+func TestKeysThatPanic(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		srv, mem := newServer(), newMemory()
+		x := track(t, srv, mem)
+		p, q := newPerson(bob, "1"), newPerson(carol, "1")
+		srv.publish(p, p.signedDevice("PHONE"))
+		srv.publish(q, q.signedDevice("PHONE"))
+		mem.saving = func(ch *store.Changes) {
+			if slices.ContainsFunc(ch.UserDevices, func(d store.UserDevice) bool { return d.UserID == bob }) {
+				panic("an error in the program")
+			}
+		}
+		if got := x.lookups(bob, carol); got[bob].Known() || x.failed != 1 {
+			t.Errorf("bob is known: %v, %d queries failed", got[bob].Known(), x.failed)
+		}
+		for range 16 {
+			time.Sleep(time.Minute)
+			x.lookups(bob, carol)
+		}
+		got := x.lookups(bob, carol)
+		if got[bob].Known() || got[carol].Knowledge != KnowledgeFresh || len(got[carol].Devices) != 1 {
+			t.Errorf("got %v, and %v with %d devices", got[bob].Knowledge, got[carol].Knowledge, len(got[carol].Devices))
+		}
+		mem.saving = nil
+		time.Sleep(time.Hour)
+		if u := x.lookup(bob); u.Knowledge != KnowledgeFresh {
+			t.Errorf("afterwards: %v", u.Knowledge)
 		}
 	})
 }

@@ -24,7 +24,7 @@ func pages() []page {
 			18: 7, 19: 12, 20: 6, 21: 2, 22: 3, 23: 9, 24: 4, 25: 4, 26: 2,
 		})},
 		{"docs/attacks.md", slices.Concat(
-			counted("A", 1, 28), counted("", 29, 74), counted("", 81, 91), counted("", 131, 139), counted("R", 1, 10), counted("N", 1, 9), counted("T", 1, 20), counted("C", 1, 12))},
+			counted("A", 1, 28), counted("", 29, 75), counted("", 81, 91), counted("", 131, 139), counted("R", 1, 10), counted("N", 1, 9), counted("T", 1, 20), counted("C", 1, 12))},
 	}
 }
 

@@ -34,6 +34,9 @@ func Try(f func() error) (err error) {
 	return f()
 }
 
+// Safe returns f with a panic as an error of it, for groups of goroutines that know errors only.
+func Safe(f func() error) func() error { return func() error { return Try(f) } }
+
 // Group is goroutines that somebody waits for. The zero value is ready for use.
 type Group struct {
 	all   sync.WaitGroup

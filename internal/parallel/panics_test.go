@@ -39,6 +39,9 @@ func TestPanicsComeToWhoWaits(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	if _, ok := errors.AsType[*parallel.PanicError](parallel.Safe(func() error { throws(); return nil })()); !ok {
+		t.Error("a safe function is not")
+	}
 	broken := errors.New("broken")
 	if err := parallel.Try(func() error { return broken }); !errors.Is(err, broken) {
 		t.Errorf("got %v", err)

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"net/http"
 	"runtime"
-	"sync"
 	"sync/atomic"
 
 	"maunium.net/go/mautrix"
@@ -39,7 +38,7 @@ func (o *Olm) ClaimFor(ctx context.Context, devices []*trustcache.Device) (map[s
 	own := o.keys
 	o.Mu.Unlock()
 	var enough atomic.Bool
-	var preparing sync.WaitGroup
+	var preparing parallel.Group
 	preparing.Go(func() { own.Prepare(keysOf(need), enough.Load) })
 	defer func() {
 		enough.Store(true)
@@ -94,7 +93,7 @@ func keysOf(devices []*trustcache.Device) []id.Curve25519 {
 // device's key (requirement 3.10).
 func (o *Olm) claim(ctx context.Context, devices []*trustcache.Device) (map[store.DeviceRef]id.Curve25519, error) {
 	checked := make([]id.Curve25519, len(devices))
-	var checks sync.WaitGroup // of what came, while the next is asked for
+	var checks parallel.Group // of what came, while the next is asked for
 	defer checks.Wait()
 	for start := 0; start < len(devices); start += claimBatch {
 		chunk := devices[start:min(start+claimBatch, len(devices))]

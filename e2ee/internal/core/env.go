@@ -2,6 +2,7 @@ package core
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"e2ee-proxy/e2ee/internal/locks"
 	"e2ee-proxy/e2ee/internal/orgrules"
 	"e2ee-proxy/e2ee/internal/wire"
+	"e2ee-proxy/internal/parallel"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
 	"e2ee-proxy/trustcache"
@@ -50,6 +52,17 @@ type Env struct {
 
 // NewTenure returns a number for [Account.Tenure].
 func (e *Env) NewTenure() uint64 { return e.tenures.Add(1) }
+
+// Survive calls f. A panic of it is an error, and is logged: in a goroutine that no request waits
+// for it would end the process, for all accounts, and again whenever the homeserver sends what it
+// was about. The value could hold anything, so that only its type and place are logged.
+func (e *Env) Survive(f func() error) error {
+	err := parallel.Try(f)
+	if p, ok := errors.AsType[*parallel.PanicError](err); ok {
+		e.Log.Error().Str("panic", p.Kind).Bytes("stack", p.Stack).Msg("Something was not done, because of an error in the program")
+	}
+	return err
+}
 
 // AccountSettings are the settings of one account.
 type AccountSettings struct {

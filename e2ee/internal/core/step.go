@@ -91,8 +91,14 @@ func (s *Step) Commit(ctx context.Context, what string) error {
 	return nil
 }
 
-// ApplyToMemory makes memory what is stored now.
+// ApplyToMemory makes memory what is stored now. If it cannot, the device is loaded anew.
 func (s *Step) ApplyToMemory() {
+	applied := false
+	defer func() {
+		if !applied {
+			s.d.MustReload.Store(true)
+		}
+	}()
 	if s.device != nil {
 		s.d.Record.Row = *s.device
 	}
@@ -102,6 +108,7 @@ func (s *Step) ApplyToMemory() {
 	for _, f := range s.Then {
 		f()
 	}
+	applied = true
 }
 
 // saveTimeout bounds one write. A write does not end with the request that it is for: a

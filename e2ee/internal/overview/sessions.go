@@ -14,6 +14,7 @@ import (
 	"e2ee-proxy/e2ee/internal/core"
 	"e2ee-proxy/e2ee/internal/wire"
 	"e2ee-proxy/internal/audit"
+	"e2ee-proxy/internal/parallel"
 	"e2ee-proxy/internal/secret"
 	"e2ee-proxy/store"
 )
@@ -73,12 +74,14 @@ func (o *Overview) EndSessions(ctx context.Context, who string, user id.UserID) 
 	var work errgroup.Group
 	work.SetLimit(endAtOnce)
 	for i := range devices {
-		work.Go(func() error {
+		work.Go(parallel.Safe(func() error {
 			out.Devices[i] = EndedDevice{devices[i].DeviceID, o.end(ctx, user, &devices[i])}
 			return nil
-		})
+		}))
 	}
-	_ = work.Wait() // none of them returns an error
+	if err := work.Wait(); err != nil {
+		return nil, fmt.Errorf("end sessions: %w", err)
+	}
 	var ended []id.DeviceID
 	for _, d := range out.Devices {
 		if d.Outcome == sessionEnded {

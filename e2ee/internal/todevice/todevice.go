@@ -69,7 +69,7 @@ type Incoming struct {
 }
 
 // Process handles the events in order of arrival (requirement 5.3). An event that
-// cannot be read is counted and never fatal: anybody can send anything. The caller holds
+// cannot be read is counted and never fatal, not even if it makes the program panic: anybody can send anything. The caller holds
 // mu.
 func (r *Receiver) Process(ctx context.Context, events []json.RawMessage, s *core.Step) (*Incoming, error) {
 	ch := s.Changes
@@ -104,7 +104,7 @@ func (r *Receiver) Process(ctx context.Context, events []json.RawMessage, s *cor
 		}
 	}
 	for i, ev := range parsed {
-		b.handle(ev, olms[i])
+		_ = r.dev.Env.Survive(func() error { b.handle(ev, olms[i]); return nil }) // logged; the next are not to wait for it
 	}
 	if err := r.channel.StageSessions(ctx, s, b.sessions); err != nil {
 		return nil, err

@@ -249,7 +249,7 @@ func (x *Flows) Receive(events []Event) {
 // work handles the queue until it is empty.
 func (x *Flows) work(ctx context.Context) {
 	for {
-		x.tend(ctx)
+		_ = x.Env.Survive(func() error { x.tend(ctx); return nil })
 		x.mu.Lock()
 		if len(x.queue) == 0 || ctx.Err() != nil {
 			x.working = false
@@ -261,7 +261,7 @@ func (x *Flows) work(ctx context.Context) {
 		x.mu.Unlock()
 		var failures backoff.Pauses
 		for attempt := 1; ; attempt++ {
-			err := x.handle(ctx, &ev)
+			err := x.Env.Survive(func() error { return x.handle(ctx, &ev) })
 			if err == nil || ctx.Err() != nil {
 				break
 			}

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"maunium.net/go/mautrix/id"
+
+	"e2ee-proxy/internal/parallel"
 )
 
 type ctxType = context.Context
@@ -91,7 +93,10 @@ func (w *turn) later(name string, bound time.Duration, do func(*turn)) bool {
 	started, runs := work.start(w.user(), name, func() {
 		defer cancel()
 		defer stop()
-		do(&next)
+		if err := parallel.Try(func() error { do(&next); return nil }); err != nil {
+			next.note(err)
+			next.failed(err)
+		}
 	})
 	if !started {
 		stop()
