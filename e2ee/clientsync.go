@@ -341,6 +341,9 @@ func (d *Device) afterIngest(b *todevice.Incoming, keys []store.InboundSession, 
 		d.clientState.moves.Came()
 	}
 	d.channel.CountBegun(b.Begun())
+	if b.Withheld {
+		d.clientState.wakeWaiting()
+	}
 	if len(b.Verifying) > 0 {
 		d.flows.Receive(b.Verifying)
 	}

@@ -150,6 +150,20 @@ func (d *Device) checkMaySend(ctx context.Context) error {
 	return refusal
 }
 
+// beforeJoin bounds how long a join waits for the device's keys and identity.
+const beforeJoin = 5 * time.Second
+
+// BeforeJoin publishes the device's keys and sets the identity up, if need be, before the client
+// joins a room: what others send before that, this device can never read. It returns when that is
+// done, or has taken too long: the join neither fails nor waits for ever because of it.
+func (d *Device) BeforeJoin(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, beforeJoin)
+	defer cancel()
+	if err := d.checkMaySend(ctx); err != nil {
+		d.core.Env.Log.Debug().Err(err).Msg("A room is joined by a device that is not set up yet")
+	}
+}
+
 // sendRefusal returns why a device may send nothing to encrypted rooms; nil when it may.
 // That a device must be confirmed is an account setting, not part of the policy: it also
 // holds while the policy is on "warn".

@@ -201,6 +201,37 @@ func TestNothingIsHeldInVain(t *testing.T) {
 	st.awaitText(event, "before it began")
 }
 
+// The sender says only after the event that its key will not come, as one does who was asked for it,
+// or whose request was slow. The client has waited long enough; and the key comes all the same.
+func TestNothingIsHeldThatIsWithheldLater(t *testing.T) {
+	t.Parallel()
+	for name, own := range map[string]bool{"its client syncs": false, "the proxy syncs": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			st := holdingStage(t)
+			room, bob, _ := hear(t, st)
+			said, give := keyed(st, bob, room)
+			event := said.say("not for you yet")
+			if st.sync(); st.shown[event] != nil {
+				t.Fatalf("the client is shown %v", st.shown[event])
+			}
+			st.hs.SendToDevice(st.alice.UserID, st.alice.DeviceID, bob.UserID, "m.room_key.withheld", map[string]any{
+				"algorithm": megolmAlgorithm, "room_id": room, "session_id": said.ID().String(), "sender_key": bob.curve25519,
+				"code": "m.unverified", "reason": "no",
+			})
+			if own {
+				st.told()
+			}
+			st.sync()
+			if got := st.shown[event]; !isPlaceholder(got) || codeOf(got) != "Withheld" {
+				t.Fatalf("the client is shown %v", got)
+			}
+			give()
+			st.awaitText(event, "not for you yet")
+		})
+	}
+}
+
 // What was shown once is not taken away when the client asks for the same part again, and an
 // event that comes again is held no longer for it.
 func TestEventThatComesAgainIsHeldNoLonger(t *testing.T) {

@@ -1,12 +1,14 @@
 package e2ee_test
 
 import (
+	"context"
 	"net/http"
 	"testing"
 	"time"
 
 	"maunium.net/go/mautrix/id"
 
+	"e2ee-proxy/e2ee"
 	"e2ee-proxy/internal/liar"
 	"e2ee-proxy/internal/secret"
 )
@@ -131,5 +133,41 @@ func TestWhoseClientMayEncrypt(t *testing.T) {
 	foreign, err := r.eng.Device(t.Context(), id.UserID(own.UserID), id.DeviceID(own.DeviceID), secret.NewString(own.Token))
 	if err != nil || !foreign.ClientMayEncrypt() {
 		t.Errorf("with keys of its own, loaded: %v", err)
+	}
+}
+
+// A device that has just been seen has its keys, and its owner's signature on them, as soon as it may
+// join a room: what others send before that it could never read. A homeserver that takes no keys
+// holds no join up for good.
+func TestDeviceIsReadyToJoin(t *testing.T) {
+	t.Parallel()
+	hs := liar.New(t)
+	r := newRig(t, hs, nil)
+	open := func(name string) *e2ee.Device {
+		s := hs.Login(name, "NEW")
+		d, err := r.eng.Device(t.Context(), id.UserID(s.UserID), id.DeviceID(s.DeviceID), secret.NewString(s.Token))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	d := open("alice")
+	d.BeforeJoin(t.Context())
+	if got, err := d.Status(t.Context()); err != nil || !got.Identity.Ours || !got.Identity.DeviceSigned {
+		t.Errorf("it has %+v, %v", got.Identity, err)
+	}
+	if n := len(hs.Requests(liar.Is(http.MethodPost, "keys/upload"))); n == 0 {
+		t.Error("it has no keys")
+	}
+	late, release := open("carol"), make(chan struct{})
+	hs.Intercept(liar.Is(http.MethodPost, "keys/upload"), func(_ *liar.Request, next func() liar.Reply) liar.Reply {
+		<-release
+		return next()
+	})
+	defer close(release)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if late.BeforeJoin(ctx); ctx.Err() != nil {
+		t.Error("the join waits for ever")
 	}
 }

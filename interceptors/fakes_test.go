@@ -39,13 +39,13 @@ const (
 
 // fakeDevice is a device that encrypts by counting.
 type fakeDevice struct {
-	mu   sync.Mutex
-	mode e2ee.Mode
-	// undecided is a device of which no keys were published yet.
-	undecided bool
+	mu        sync.Mutex
+	mode      e2ee.Mode
+	undecided bool // no keys of it were published yet
 	rooms     map[id.RoomID]e2ee.RoomEncryption
 	notes     []string
 	shared    []string // history that was given to somebody
+	ready     int      // how often it was made ready for a join
 	sealed    map[string]e2ee.Encrypted
 	said      map[string]string // by transaction, what was first sent in it
 	encrypts  int

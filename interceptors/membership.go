@@ -17,7 +17,8 @@ import (
 // records what the homeserver accepted before the client gets its answer. An invite's 200
 // is enough to share the room key with the invitee (requirement 7.6), and after a departure
 // the next send uses a new key. Before an invite goes on, the invitee is given the keys of the
-// room's history, where they may have them.
+// room's history, where they may have them. Before a join goes on, the device has its keys and
+// its identity: what is sent to the room is for those whose devices have them.
 //
 // They pass byte for byte, except for the reason of one's own membership changes in a room
 // that is not known to be plain: it is meant for those in the room, who can be told in a
@@ -94,6 +95,9 @@ func (r *rooms) membershipOfSelf(membership string) Handler {
 				return err
 			}
 		}
+		if membership == membershipJoin {
+			beforeJoin(x, dev)
+		}
 		return forwardThen(x, raw, func(ctx context.Context, answer strictjson.Object) error {
 			for _, room := range []string{answer.TextOrEmpty("room_id"), x.Endpoint.Params["roomId"], x.Endpoint.Params["roomIdOrAlias"]} {
 				if exchange.ValidRoom(room) {
@@ -135,6 +139,14 @@ func (r *rooms) withoutReason(x *Exchange, dev Device, raw []byte) ([]byte, erro
 func shareHistory(x *Exchange, dev Device, room id.RoomID, user string) {
 	if dev.Mode() == e2ee.ModeProxied && exchange.ValidUser(user) && user != x.Identity.UserID.String() {
 		dev.ShareHistory(x.Request.Context(), room, id.UserID(user))
+	}
+}
+
+// beforeJoin makes a device ready for what the room's members will send it. Whatever becomes of it,
+// the join goes on.
+func beforeJoin(x *Exchange, dev Device) {
+	if dev.Mode() == e2ee.ModeProxied {
+		dev.BeforeJoin(x.Request.Context())
 	}
 }
 

@@ -191,8 +191,12 @@ func (r *rooms) putMember(x *Exchange, dev Device, room id.RoomID, user string, 
 			return err
 		}
 	}
-	if membership == membershipInvite && !delayed(x) {
+	switch {
+	case delayed(x):
+	case membership == membershipInvite:
 		shareHistory(x, dev, room, user)
+	case membership == membershipJoin && user == x.Identity.UserID.String():
+		beforeJoin(x, dev)
 	}
 	return forwardThen(x, raw, func(ctx context.Context, _ strictjson.Object) error {
 		if delayed(x) || membership == "" || !exchange.ValidUser(user) {

@@ -175,7 +175,7 @@ func (l *Events) OpenReady(ctx context.Context, pending []store.PendingEvent, ne
 		case ev.Event != nil && errors.Is(ev.Err, roomkeys.ErrOurs): // stays ready
 		case ev.waits():
 			// What arrived does not help: the event waits for more.
-			if ev.Unknown != "" && !again.HeldUntil.IsZero() {
+			if (ev.Unknown != "" || ev.Withheld) && !again.HeldUntil.IsZero() {
 				l.showDue(&again, ev, next, late)
 				ch.Pending = append(ch.Pending, again)
 				break

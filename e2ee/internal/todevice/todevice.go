@@ -64,6 +64,7 @@ type Incoming struct {
 	ForClient []json.RawMessage // for the client
 	Verifying []verification.Event
 	Moved     bool // a wire.TypeMoved of the user's came
+	Withheld  bool // somebody said that a room key does not come
 	gossip    *gossip.Incoming
 	history   *sharedhistory.Incoming
 }
@@ -257,7 +258,8 @@ func (b *Incoming) passToClient(ev toDevice) {
 }
 
 // handleWithheld stores the reason why somebody did not send us a key. It proves nothing
-// and does not stop a key that arrives later (requirement 10.7). m.no_olm is not about a key:
+// and does not stop a key that arrives later (requirement 10.7), but nothing is held for one any
+// longer. m.no_olm is not about a key:
 // who says it has no Olm session with us and is given a new one, see channel.Olm.Unwedge.
 func (b *Incoming) handleWithheld(ev *toDevice) {
 	var note struct {
@@ -281,8 +283,8 @@ func (b *Incoming) handleWithheld(ev *toDevice) {
 	if note.RoomID == "" || note.SessionID == "" || len(note.SessionID) > wire.MaxIDLength || len(note.RoomID) > wire.MaxIDLength {
 		return
 	}
-	b.ch.Withheld = append(b.ch.Withheld, store.WithheldNote{
-		SessionRef: store.SessionRef{RoomID: note.RoomID, SessionID: note.SessionID},
-		Code:       note.Code, Reason: wire.Truncate(note.Reason, wire.MaxIDLength),
-	})
+	ref := store.SessionRef{RoomID: note.RoomID, SessionID: note.SessionID}
+	b.ch.Withheld = append(b.ch.Withheld, store.WithheldNote{SessionRef: ref, Code: note.Code, Reason: wire.Truncate(note.Reason, wire.MaxIDLength)})
+	b.ch.ReadyPending = append(b.ch.ReadyPending, ref)
+	b.Withheld = true
 }

@@ -93,6 +93,9 @@ type Device interface {
 	// accepted from the client: an invite's 200 is enough to share with the invitee
 	// (requirement 7.6).
 	NoteMembership(ctx context.Context, room id.RoomID, user id.UserID, membership string) error
+	// BeforeJoin has the device's keys and identity be there before it joins a room. It returns when
+	// that is so, or has taken too long, and never holds a join up for good.
+	BeforeJoin(ctx context.Context)
 	// ShareHistory gives a user who is about to be invited the keys of the room's history that
 	// may be passed on. It returns when that is done, or has taken too long, and never holds an
 	// invitation up for good.
