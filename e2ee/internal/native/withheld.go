@@ -191,7 +191,7 @@ func (sh *Shared) work(ctx context.Context, s session) {
 		return
 	}
 	defer give()
-	if err := s.tell(ctx); err != nil {
+	if err := s.client.Env.Survive(func() error { return s.tell(ctx) }); err != nil {
 		sh.looked.Remove(s.hash) // the session's next event tries again
 		if ctx.Err() == nil || errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			s.client.Env.Log.Info().Err(err).Msg("Devices that get no room key could not be told so; it is tried again with the next event")

@@ -157,18 +157,26 @@ func (b *Backup) fetchLoop(ctx context.Context) {
 		if len(batch) == 0 {
 			return
 		}
-		absent, others, err := b.fetchKeys(ctx, batch)
+		var absent map[store.SessionRef]bool
+		var others *otherKeys
+		fetch := func() error {
+			return b.Env.Survive(func() (err error) {
+				absent, others, err = b.fetchKeys(ctx, batch)
+				return err
+			})
+		}
+		err := fetch()
 		for again := 1; errors.Is(err, core.ErrMoreToDo) && again <= fetchAgain; again++ {
 			// The owner of the backup changed meanwhile, as while a device is set up.
 			if err = backoff.Wait(ctx, core.RereadPauses().After(again)); err == nil {
-				absent, others, err = b.fetchKeys(ctx, batch)
+				err = fetch()
 			}
 		}
 		if err != nil && ctx.Err() == nil {
 			b.Env.Log.Warn().Err(err).Msg("Room keys could not be fetched from the backup")
 		}
 		b.finishFetches(batch, absent, err)
-		b.keepOthers(ctx, others)
+		_ = b.Env.Survive(func() error { b.keepOthers(ctx, others); return nil })
 	}
 }
 

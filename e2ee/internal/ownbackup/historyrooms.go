@@ -16,6 +16,7 @@ import (
 
 	"e2ee-proxy/e2ee/internal/keybackup"
 	"e2ee-proxy/e2ee/internal/wire"
+	"e2ee-proxy/internal/parallel"
 	"e2ee-proxy/store"
 )
 
@@ -107,7 +108,7 @@ func (b *Backup) fetchBacked(ctx context.Context, target *keybackup.Target, batc
 	for _, f := range batch {
 		room := f.ref.RoomID
 		if of[room] < wholeRoom || b.isLarge(room) {
-			group.Go(func() error { return b.fetchKey(groupCtx, target.Version, f.ref, keys) })
+			group.Go(parallel.Safe(func() error { return b.fetchKey(groupCtx, target.Version, f.ref, keys) }))
 			continue
 		}
 		if rooms[room] == nil {
@@ -118,7 +119,7 @@ func (b *Backup) fetchBacked(ctx context.Context, target *keybackup.Target, batc
 	var mu sync.Mutex
 	var left []store.SessionRef // of rooms that turned out to be large
 	for room, wanted := range rooms {
-		group.Go(func() error {
+		group.Go(parallel.Safe(func() error {
 			err := b.fetchRoom(groupCtx, target.Version, room, wanted, keys)
 			if !errors.Is(err, errLarge) {
 				return err
@@ -130,7 +131,7 @@ func (b *Backup) fetchBacked(ctx context.Context, target *keybackup.Target, batc
 				left = append(left, store.SessionRef{RoomID: room, SessionID: session})
 			}
 			return nil
-		})
+		}))
 	}
 	if err := group.Wait(); err != nil {
 		return keys.found, &keys.other, err
@@ -139,7 +140,7 @@ func (b *Backup) fetchBacked(ctx context.Context, target *keybackup.Target, batc
 	group.SetLimit(fetchParallel)
 	for _, ref := range left {
 		if keys.found[ref] == nil {
-			group.Go(func() error { return b.fetchKey(groupCtx, target.Version, ref, keys) })
+			group.Go(parallel.Safe(func() error { return b.fetchKey(groupCtx, target.Version, ref, keys) }))
 		}
 	}
 	err := group.Wait()

@@ -115,7 +115,7 @@ func (b *Backup) startRestore() {
 }
 
 func (b *Backup) restoreAll(ctx context.Context) {
-	err := b.restoreHistory(ctx)
+	err := b.Env.Survive(func() error { return b.restoreHistory(ctx) })
 	if err == nil {
 		err = b.Save(ctx, &store.Changes{DeleteSecrets: []string{identity.OfDevice(identity.SecretRestore, b.Ed25519)}})
 	}

@@ -83,13 +83,15 @@ func (t *Table[A]) visit(ctx context.Context, accounts []*store.Account) {
 	visits.SetLimit(visitsAtOnce)
 	for _, row := range accounts {
 		visits.Go(func() error {
-			if ctx.Err() == nil {
-				t.host.Visit(ctx, row)
-			}
-			return nil
+			return t.env.Survive(func() error {
+				if ctx.Err() == nil {
+					t.host.Visit(ctx, row)
+				}
+				return nil
+			})
 		})
 	}
-	_ = visits.Wait() // none of them returns an error
+	_ = visits.Wait() // what they return is logged
 }
 
 // giveAway hands idle accounts over that another process is to have, if this one has many more
@@ -120,7 +122,7 @@ func (t *Table[A]) giveAway(ctx context.Context) error {
 		away.Go(func() error {
 			ctx, cancel := context.WithTimeout(ctx, awayWithin)
 			defer cancel()
-			return t.HandOver(ctx, user)
+			return t.env.Survive(func() error { return t.HandOver(ctx, user) })
 		})
 	}
 	return away.Wait() //nolint:wrapcheck // it is HandOver's

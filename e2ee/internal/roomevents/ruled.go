@@ -39,7 +39,11 @@ func (r *Reader) lookAtRooms(ctx context.Context, jobs []*eventJob, by *judgemen
 	looks.SetLimit(roomsAtOnce)
 	for room, events := range of {
 		looks.Go(func() error {
-			known, err := r.rooms.Facts(ctx, by.rules, room, rules.ShowMessage)
+			var known *rules.Room
+			err := r.Env.Survive(func() (err error) {
+				known, err = r.rooms.Facts(ctx, by.rules, room, rules.ShowMessage)
+				return err
+			})
 			if err != nil {
 				r.inbound.Fail(events, err)
 				return nil

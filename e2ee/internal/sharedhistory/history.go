@@ -175,7 +175,10 @@ func (h *History) begin(ctx context.Context, work func(ctx context.Context)) boo
 		return false
 	}
 	ctx, cancel := h.DetachUntilStop(ctx)
-	h.Env.WG.Go(func() { defer cancel(); work(ctx) })
+	h.Env.WG.Go(func() {
+		defer cancel()
+		_ = h.Env.Survive(func() error { work(ctx); return nil })
+	})
 	return true
 }
 
